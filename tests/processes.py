@@ -1,4 +1,4 @@
-"""The real command line, `python -m dramatiq`, as a test sees it: start, signal, logs, exit code."""
+"""The real command line, `python -m dramatiq`, as a test sees it: signals, logs, exit code."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -34,6 +35,7 @@ class CommandLine:
         *,
         processes: int = 1,
         threads: int = 2,
+        module: str = "worker_module",
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
@@ -43,7 +45,7 @@ class CommandLine:
         self._changed = threading.Condition()
         folder.mkdir(parents=True, exist_ok=True)
         self.module.write_text(source, encoding="utf-8")
-        command = [sys.executable, "-m", "dramatiq", "worker_module"]
+        command = [sys.executable, "-m", "dramatiq", module]
         command += ["--processes", str(processes), "--threads", str(threads), *arguments]
         self._process = subprocess.Popen(
             command,
@@ -62,6 +64,11 @@ class CommandLine:
     def pid(self) -> int:
         """The main process."""
         return self._process.pid
+
+    @property
+    def ended(self) -> bool:
+        """Whether the main process has exited."""
+        return self._process.poll() is not None
 
     @property
     def log(self) -> str:
@@ -147,6 +154,7 @@ class Launcher(Protocol):
         *arguments: str,
         processes: int = 1,
         threads: int = 2,
+        module: str = "worker_module",
         environment: Mapping[str, str] | None = None,
     ) -> CommandLine: ...
 
@@ -154,6 +162,8 @@ class Launcher(Protocol):
 def _environment(folder: Path, extra: Mapping[str, str]) -> dict[str, str]:
     return {
         **os.environ,
+        # As in an activated environment: on a reload Dramatiq starts "python" by its name.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
         "PYTHONUNBUFFERED": "1",
         "dramatiq_restart_delay": "200",
@@ -162,7 +172,5 @@ def _environment(folder: Path, extra: Mapping[str, str]) -> dict[str, str]:
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError):  # everything has ended by itself
         os.killpg(group, number)
-    except ProcessLookupError:
-        pass  # everything has ended by itself

@@ -31,7 +31,7 @@ def build(kind: BrokerKind, url: str, namespace: str, **options: object) -> Brok
 
 
 def client_of(broker: Broker) -> redis.Redis:
-    """The broker's client: `broker.client` is part of the contract, though not of the base class."""
+    """The broker's client: part of the contract, though not of Dramatiq's base class."""
     client: redis.Redis = broker.client  # type: ignore[attr-defined]
     return client
 

@@ -143,11 +143,13 @@ def test_a_group_holds_groups_and_pipelines(broker: Broker, start_worker: StartW
         return x + y
 
     start_worker(broker, threads=4)
-    members = group([
-        add.message(1, 1),
-        group([add.message(2, 2), add.message(3, 3)]),
-        pipeline([add.message(4, 4), add.message(5)]),
-    ])
+    members = group(
+        [
+            add.message(1, 1),
+            group([add.message(2, 2), add.message(3, 3)]),
+            pipeline([add.message(4, 4), add.message(5)]),
+        ]
+    )
     members.run(delay=20)
     assert list(members.get_results(block=True, timeout=TIMEOUT_MS)) == [2, [4, 6], 13]
 
@@ -168,10 +170,12 @@ def test_a_groups_callback_runs_once_after_its_last_member(
         seen.add(label)
 
     start_worker(broker, threads=4)
-    members = group([
-        *(member.message(x) for x in range(5)),
-        pipeline([member.message(5), member.message_with_options(args=(6,), pipe_ignore=True)]),
-    ])
+    members = group(
+        [
+            *(member.message(x) for x in range(5)),
+            pipeline([member.message(5), member.message_with_options(args=(6,), pipe_ignore=True)]),
+        ]
+    )
     members.add_completion_callback(complete.message("complete"))
     members.run()
     *done, last = seen.take(8)

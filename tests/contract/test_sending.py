@@ -88,10 +88,9 @@ ARGUMENTS: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("value", ARGUMENTS, ids=lambda value: ascii(value)[:24])
 @pytest.mark.parametrize("delay", [None, 1], ids=["now", "delayed"])
-def test_an_argument_arrives_equal(
-    broker: Broker, start_worker: StartWorker, value: object, delay: int | None
+def test_arguments_arrive_equal(
+    broker: Broker, start_worker: StartWorker, delay: int | None
 ) -> None:
     seen = Seen()
 
@@ -99,12 +98,20 @@ def test_an_argument_arrives_equal(
     def record(*args: object, **kwargs: object) -> None:
         seen.add((args, kwargs))
 
-    record.send_with_options(args=(value, [value]), kwargs={"key": value}, delay=delay)
-    start_worker(broker, threads=1)
-    args, kwargs = seen.next()
-    assert args == (value, [value])
-    assert kwargs == {"key": value}
-    assert type(args[0]) is type(value)
+    for number, value in enumerate(ARGUMENTS):
+        options: dict[str, Any] = {
+            "args": (number, value, [value]),
+            "kwargs": {"key": value},
+            "delay": delay,
+        }
+        record.send_with_options(**options)
+    start_worker(broker)
+    arrived = {args[0]: (args, kwargs) for args, kwargs in seen.take(len(ARGUMENTS))}
+    for number, value in enumerate(ARGUMENTS):
+        args, kwargs = arrived[number]
+        assert args[1:] == (value, [value])
+        assert kwargs == {"key": value}
+        assert type(args[1]) is type(value)
 
 
 def test_nan_arrives_as_nan(broker: Broker, start_worker: StartWorker) -> None:

@@ -1,0 +1,142 @@
+"""Worker modules for the real command line, and what their jobs leave behind.
+
+An application's jobs record what they do in a Redis stream under the test's
+namespace, so that a test can wait for it with a blocking read and look at all of
+it in the end.
+"""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import redis
+
+from tests.contract.brokers import IMPORT_LINE, BrokerKind
+from tests.waiting import PATIENCE_S
+
+_HEADER = """\
+import os, signal, threading, time
+import dramatiq, redis
+from dramatiq.middleware import CurrentMessage, Middleware
+{import_line}
+
+URL, NAMESPACE = {url!r}, {namespace!r}
+broker = TheBroker(url=URL, namespace=NAMESPACE, **{options!r})
+broker.add_middleware(CurrentMessage())
+dramatiq.set_broker(broker)
+# A job may wait here for as long as it likes; the broker's client is not touched.
+own = redis.Redis.from_url(URL, socket_timeout=None)
+
+
+def note(event, label=""):
+    current = CurrentMessage.get_current_message()
+    message_id = current.message_id if current else ""
+    fields = dict(event=event, id=message_id, label=label, pid=os.getpid())
+    own.xadd(NAMESPACE + ":effects", fields)
+
+
+def first_time(what):
+    return own.set(NAMESPACE + ":once:" + what, 1, nx=True)
+
+
+def wait_for_permission(name):
+    own.blpop([NAMESPACE + ":permission:" + name])
+
+"""
+
+
+def application(kind: BrokerKind, url: str, namespace: str, body: str, **options: object) -> str:
+    """The source of a module with a broker of this kind, made with `options`, and `body`.
+
+    The body may call `note(event, label)`, `first_time(what)` (true once in a
+    test) and `wait_for_permission(name)` (until the test gives it).
+    """
+    header = _HEADER.format(
+        import_line=IMPORT_LINE[kind], url=url, namespace=namespace, options=options
+    )
+    return header + textwrap.dedent(body)
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """One thing a job did. `at_s` is the test's monotonic clock when the test read it."""
+
+    event: str
+    message_id: str
+    label: str
+    pid: int
+    at_s: float
+
+
+class Effects:
+    """Everything the jobs of a namespace did, in the order in which the server got it."""
+
+    def __init__(self, url: str, namespace: str) -> None:
+        self._client = redis.Redis.from_url(url, decode_responses=True, protocol=2)
+        self._key = f"{namespace}:effects"
+        self._namespace = namespace
+        self._last = "0"
+        self.all: list[Effect] = []
+
+    def close(self) -> None:
+        self._client.close()
+
+    def permit(self, name: str, times: int = 1) -> None:
+        """Let a job go on that waits for this permission, now or later."""
+        self._client.rpush(f"{self._namespace}:permission:{name}", *["go"] * times)
+
+    def next(
+        self,
+        event: str | None = None,
+        *,
+        label: str | None = None,
+        timeout_s: float = PATIENCE_S,
+    ) -> Effect:
+        """The next effect of this kind; those before it are only in `all`.
+
+        Raises:
+          AssertionError: when there is none in time; it shows what there was.
+        """
+        for effect in self._read(timeout_s):
+            if event in (None, effect.event) and label in (None, effect.label):
+                return effect
+        raise AssertionError(f"no {event!r} {label or ''} within {timeout_s} s, only {self.all}")
+
+    def take(self, count: int, event: str, timeout_s: float = PATIENCE_S) -> list[Effect]:
+        """The next `count` effects of this kind, all within `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        return [self.next(event, timeout_s=deadline - time.monotonic()) for _ in range(count)]
+
+    def catch_up(self) -> list[Effect]:
+        """Read what is there now; everything read so far."""
+        for _ in self._read(0):
+            pass
+        return self.all
+
+    def _read(self, timeout_s: float) -> Iterator[Effect]:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left_ms = int((deadline - time.monotonic()) * 1000)
+            block = None if left_ms <= 0 else min(left_ms, 1000)
+            reply = self._client.xread({self._key: self._last}, count=1, block=block)
+            if reply:
+                yield self._keep(reply)
+            elif block is None:
+                return
+
+    def _keep(self, reply: object) -> Effect:
+        # redis-py's own type for this reply covers every protocol at once; this is protocol 2's.
+        by_key: list[tuple[str, list[tuple[str, dict[str, str]]]]] = reply  # type: ignore[assignment]
+        self._last, fields = by_key[0][1][0]
+        effect = Effect(
+            event=fields["event"],
+            message_id=fields["id"],
+            label=fields["label"],
+            pid=int(fields["pid"]),
+            at_s=time.monotonic(),
+        )
+        self.all.append(effect)
+        return effect

@@ -1,0 +1,185 @@
+"""The checker: what was promised, what was done, and what is left.
+
+A fault may delay a job and, once for each injected failure, repeat it. It may
+not lose an acknowledged message, keep it in two places, or finish it twice.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+import msgspec
+import redis
+from dramatiq import Message
+
+from broker import StreamsBroker
+from tests.applications import Effects
+
+#: A job's record is given its final state exactly when the job is finished or buried.
+_FINISHED = re.compile(r"^HSET \{[^}]*\}:job:(\S+) state (?:completed|dead)\b")
+
+
+class Finalisations:
+    """Counts, for every message, how often the server finished or buried it.
+
+    It listens to MONITOR: what scripts really did, whatever the workers believe.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.count: Counter[str] = Counter()
+        self._client = redis.Redis.from_url(url, protocol=2, socket_timeout=None)
+        self._mark = f"end-{uuid4().hex}"
+        self._listening = threading.Event()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+        assert self._listening.wait(10), "MONITOR did not start"
+
+    def stop(self) -> Counter[str]:
+        """The counts, complete up to now."""
+        self._client.echo(self._mark)
+        self._thread.join(10)
+        assert not self._thread.is_alive(), "MONITOR did not deliver the end mark"
+        self._client.close()
+        return self.count
+
+    def _listen(self) -> None:
+        with self._client.monitor() as monitor:
+            self._listening.set()
+            for seen in monitor.listen():
+                command = str(seen["command"])
+                if self._mark in command:
+                    return
+                finished = _FINISHED.match(command)
+                if finished is not None:
+                    self.count[finished[1]] += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the messages of a queue are: message ids, one for every copy."""
+
+    ready: list[str]
+    in_flight: list[str]
+    scheduled: list[str]
+    dead: list[str]
+
+    @property
+    def all(self) -> Counter[str]:
+        """How many copies of each message there are, wherever."""
+        return Counter([*self.ready, *self.in_flight, *self.scheduled, *self.dead])
+
+
+def places(client: redis.Redis, namespace: str, queue: str, levels: int = 10) -> Places:
+    """Read the raw keys, as the page on the wire format documents them, in one transaction."""
+    prefix = f"{{{namespace}:{queue}}}"
+    with client.pipeline(transaction=True) as pipe:
+        for level in range(levels):
+            pipe.xrange(f"{prefix}:ready:{level}")
+        pipe.hkeys(f"{prefix}:scheduled:messages")
+        pipe.zrange(f"{prefix}:scheduled", 0, -1)
+        pipe.hvals(f"{prefix}:dead:messages")
+        pipe.zcard(f"{prefix}:dead")
+        *streams, scheduled, due, dead, deaths = pipe.execute()
+    assert sorted(scheduled) == sorted(due), "a scheduled message without a time, or the reverse"
+    assert len(dead) == deaths, "a dead letter without a time, or the reverse"
+    ready, in_flight = [], []
+    for level, entries in enumerate(streams):
+        held = _held(client, f"{prefix}:ready:{level}") if entries else set()
+        for entry_id, fields in entries:
+            message_id = fields.get(b"id", b"").decode()
+            (in_flight if entry_id in held else ready).append(message_id)
+    return Places(ready, in_flight, [i.decode() for i in scheduled], [_id_of(d) for d in dead])
+
+
+def _held(client: redis.Redis, stream: str) -> set[bytes]:
+    """The entries that a delivery owns; those handed back are ready, not in flight."""
+    try:
+        pending = client.xpending_range(stream, "workers", "-", "+", 100_000)
+    except redis.ResponseError:
+        return set()  # no group: nothing was ever delivered
+    return {p["message_id"] for p in pending if p["consumer"] != b"~released"}
+
+
+def _id_of(packed: bytes) -> str:
+    parts = msgspec.msgpack.decode(packed, type=list[str])
+    return dict(zip(parts[::2], parts[1::2], strict=True)).get("id", "")
+
+
+@dataclass
+class History:
+    """What producers tried and what they were promised, against what happened."""
+
+    broker: StreamsBroker
+    effects: Effects
+    finalisations: Finalisations | None = None
+    attempted: set[str] = field(default_factory=set)
+    acknowledged: dict[str, str] = field(default_factory=dict)
+    """Message id -> queue, of every enqueue that returned."""
+
+    def send(
+        self,
+        actor: str,
+        *args: object,
+        queue: str = "work",
+        delay: int | None = None,
+        **options: object,
+    ) -> str:
+        """Enqueue a message for an actor of the worker's module; its id."""
+        message: Message[None] = Message(
+            queue_name=queue, actor_name=actor, args=args, kwargs={}, options=dict(options)
+        )
+        self.broker.declare_queue(queue)
+        self.attempted.add(message.message_id)
+        self.broker.enqueue(message, delay=delay)
+        self.acknowledged[message.message_id] = queue
+        return message.message_id
+
+    def places(self, queue: str = "work") -> Places:
+        """Where the queue's messages are now."""
+        return places(self.broker.client, self.broker.namespace, queue)
+
+    def executions(self) -> Counter[str]:
+        """How often each message was begun."""
+        effects = self.effects.catch_up()
+        return Counter(e.message_id for e in effects if e.event == "started")
+
+    def finished(self) -> set[str]:
+        """The messages whose job reached its end at least once."""
+        return {e.message_id for e in self.effects.catch_up() if e.event == "done"}
+
+    def check(self, *, failures: int, expected_runs: int = 1) -> None:
+        """Hold the invariants, after everything has come to rest.
+
+        Parameters:
+          failures: injected failures; each may repeat a job once.
+          expected_runs: how often each job runs without any failure (1 and its retries).
+        """
+        executions, finished = self.executions(), self.finished()
+        kept: Counter[str] = Counter()
+        for queue in sorted(set(self.acknowledged.values())):
+            now = self.places(queue)
+            assert not now.in_flight, f"{queue}: still in flight: {now.in_flight}"
+            kept += now.all
+        lost = [id for id in self.acknowledged if id not in finished and id not in kept]
+        assert not lost, f"acknowledged and nowhere: {lost}"
+        double = {id: copies for id, copies in kept.items() if copies > 1}
+        assert not double, f"in more than one place: {double}"
+        both = sorted(finished & set(kept))
+        assert not both, f"finished and still kept: {both}"
+        most = expected_runs + failures
+        often = {id: runs for id, runs in executions.items() if runs > most}
+        assert not often, f"executed more than {most} times: {often}"
+        self._check_finalisations()
+
+    def _check_finalisations(self) -> None:
+        if self.finalisations is None:
+            return
+        counts = self.finalisations.stop()
+        twice = {id: count for id, count in counts.items() if count > 1}
+        assert not twice, f"finalised more than once: {twice}"
+        missing = [id for id in self.finished() if id in self.acknowledged and not counts[id]]
+        assert not missing, f"executed and gone, but never finalised: {missing}"
