@@ -1,0 +1,170 @@
+"""`job`: what makes a function a job of this application.
+
+It is dramatiq.actor with the queue's settings applied, typed payloads on both sides
+and failures that say whether a repeat makes sense.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+from inspect import iscoroutinefunction
+from typing import Any, Final, ParamSpec, Protocol, TypeVar, cast, overload
+
+import dramatiq
+import msgspec
+from dramatiq import Actor, Broker, Message
+from dramatiq.asyncio import async_to_sync
+from dramatiq.errors import RateLimitExceeded, Retry
+from dramatiq.middleware import MiddlewareError
+
+from actors.app import settings
+from actors.errors import PermanentJobError, QueueProcessingError
+from actors.parameters import Parameters
+from broker.settings import QueueSettings
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Dramatiq's own control flow. Interrupts (shutdown, time limit) are no Exception
+# and pass by anyway.
+_CONTROL: Final = (Retry, RateLimitExceeded, MiddlewareError)
+
+
+class JobActor(Actor[P, R]):
+    """An actor whose arguments are validated in the caller and typed in the worker."""
+
+    def __init__(
+        self,
+        fn: Callable[P, Awaitable[R]] | Callable[P, R],
+        *,
+        broker: Broker,
+        actor_name: str,
+        queue_name: str,
+        priority: int,
+        options: dict[str, Any],
+    ) -> None:
+        self._parameters = Parameters(actor_name, fn)
+        throws = options.get("throws") or ()
+        permanent = throws if isinstance(throws, tuple) else (throws,)
+        super().__init__(
+            _guarded(fn, actor_name, self._parameters, permanent),
+            broker=broker,
+            actor_name=actor_name,
+            queue_name=queue_name,
+            priority=priority,
+            options={**options, "throws": (PermanentJobError,)},
+        )
+
+    @property
+    def payload_type(self) -> type[msgspec.Struct] | None:
+        """The struct this job takes; None when its arguments are not one payload."""
+        return self._parameters.payload_type
+
+    def message_with_options(
+        self,
+        *,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> Message[R]:
+        """Build a message; its arguments are plain JSON types.
+
+        Raises:
+          InvalidPayload: an argument breaks its type's rules.
+        """
+        plain_args, plain_kwargs = self._parameters.dump(args, kwargs or {})
+        return super().message_with_options(args=plain_args, kwargs=plain_kwargs, **options)
+
+    def send_with_options(
+        self,
+        *,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> Message[R]:
+        """Enqueue the job; ``delay`` is milliseconds or a timedelta.
+
+        Raises:
+          InvalidPayload: an argument is missing or breaks its type's rules; nothing was enqueued.
+        """
+        self._parameters.require(args, kwargs or {})
+        return super().send_with_options(args=args, kwargs=kwargs, **options)
+
+
+class JobDecorator(Protocol):
+    """What :func:`job` returns: functions and coroutine functions become jobs."""
+
+    @overload
+    def __call__(self, fn: Callable[P, Awaitable[R]]) -> JobActor[P, R]: ...
+
+    @overload
+    def __call__(self, fn: Callable[P, R]) -> JobActor[P, R]: ...
+
+
+def job(
+    *,
+    queue_name: str,
+    actor_name: str | None = None,
+    priority: int = 0,
+    **options: Any,
+) -> JobDecorator:
+    """Declare a job on a queue.
+
+    ``queue_name`` is the queue's full name; a queue without settings gets the defaults.
+    Attempts and backoff come from the queue's settings, any of Dramatiq's actor options
+    in ``options`` overrides them. What the function raises becomes a
+    :class:`QueueProcessingError` from that cause; an exception listed in ``throws``
+    becomes a :class:`PermanentJobError`, which is buried at once.
+    """
+    declared = dramatiq.actor(
+        queue_name=queue_name,
+        actor_name=actor_name,
+        priority=priority,
+        actor_class=JobActor,
+        **{**retry_options(settings.queue(queue_name)), **options},
+    )
+    # What it makes is what actor_class says; dramatiq's own type knows only Actor.
+    return cast(JobDecorator, declared)
+
+
+def retry_options(queue: QueueSettings) -> dict[str, Any]:
+    """Dramatiq's options for the queue's attempts and backoff.
+
+    Dramatiq spreads every wait: an exponential one is between the delay and twice the
+    delay and doubles with each attempt, a fixed one is between half the delay and the delay.
+    """
+    options: dict[str, Any] = {
+        "max_retries": queue.attempts - 1,
+        "min_backoff": queue.backoff.delay,
+    }
+    if queue.backoff.type == "fixed":
+        options["max_backoff"] = queue.backoff.delay
+    return options
+
+
+def _guarded(
+    fn: Callable[..., Any],
+    actor_name: str,
+    parameters: Parameters,
+    permanent: tuple[type[BaseException], ...],
+) -> Callable[..., Any]:
+    run: Callable[..., Any] = async_to_sync(fn) if iscoroutinefunction(fn) else fn
+
+    @functools.wraps(fn)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        typed_args, typed_kwargs = parameters.load(args, kwargs)
+        try:
+            return run(*typed_args, **typed_kwargs)
+        except (*_CONTROL, QueueProcessingError):
+            raise
+        except Exception as error:
+            kind = PermanentJobError if isinstance(error, permanent) else QueueProcessingError
+            raise kind(f"Failed to process {actor_name}: {_named(error)}") from error
+
+    # What wraps() has copied would make a caller take the wrapper for a coroutine function.
+    return guarded
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,100 @@
+"""maintenance-queue: housekeeping, one function a task."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import msgspec
+
+from actors import current
+from actors.app import application
+from actors.errors import InvalidPayload
+from actors.job import job
+from actors.payloads import (
+    MaintenanceJob,
+    PurgeDeadLetters,
+    QueueReport,
+    RemoveTemporaryFiles,
+    TrimEvents,
+)
+from actors.storage import Storage
+from broker import StreamsBroker
+from broker.errors import translated
+
+_log = logging.getLogger(__name__)
+
+#: The most entries one XTRIM removes, so that the server is never busy with one for long.
+_TRIM_BATCH: Final = 10_000
+
+
+@job(queue_name="maintenance-queue")
+def run_maintenance(maintenance: MaintenanceJob) -> None:
+    """Run the task; each may be interrupted anywhere and repeated."""
+    task = maintenance.task()
+    broker = current.streams_broker()
+    if isinstance(task, PurgeDeadLetters):
+        purge_dead_letters(broker, task)
+    elif isinstance(task, TrimEvents):
+        trim_events(broker, task)
+    elif isinstance(task, RemoveTemporaryFiles):
+        remove_temporary_files(Storage(application.storage.url), task)
+    else:
+        write_queue_report(broker, Storage(application.storage.url), task)
+
+
+def purge_dead_letters(broker: StreamsBroker, task: PurgeDeadLetters) -> int:
+    """Drop old dead letters for good; returns how many."""
+    purged = 0
+    for queue in _queues(broker, task.queue):
+        count = broker.inspector.purge_dead(queue, older_than_ms=task.older_than_ms)
+        _log.info("purged %d dead letters of queue %s", count, queue)
+        purged += count
+    return purged
+
+
+def trim_events(broker: StreamsBroker, task: TrimEvents) -> int:
+    """Shorten the queues' event streams, in bounded steps; returns how many entries went."""
+    trimmed = 0
+    for queue in _queues(broker, task.queue):
+        count = _trim(broker, f"{{{broker.namespace}:{queue}}}:events", task.max_length)
+        _log.info("trimmed %d events of queue %s", count, queue)
+        trimmed += count
+    return trimmed
+
+
+def _trim(broker: StreamsBroker, key: str, max_length: int) -> int:
+    trimmed = 0
+    while True:
+        with translated():
+            # Whole nodes only, which is what "about" means and what makes it cheap.
+            count = broker.client.xtrim(key, maxlen=max_length, approximate=True, limit=_TRIM_BATCH)
+        if not count:
+            return trimmed
+        trimmed += int(count)
+
+
+def remove_temporary_files(storage: Storage, task: RemoveTemporaryFiles) -> int:
+    """Remove what killed file jobs left in the storage; returns how many files."""
+    removed = storage.remove_temporary(older_than_ms=task.older_than_ms)
+    _log.info("removed %d temporary files", removed)
+    return removed
+
+
+def write_queue_report(broker: StreamsBroker, storage: Storage, task: QueueReport) -> None:
+    """Write every queue's counts into the storage as one JSON object, and log them."""
+    queues = [broker.inspector.queue(name) for name in broker.inspector.queues()]
+    for info in queues:
+        _log.info("queue report: %s", info)
+    report = {"namespace": broker.namespace, "queues": queues}
+    storage.write(task.output, msgspec.json.format(msgspec.json.encode(report)))
+
+
+def _queues(broker: StreamsBroker, queue: str | None) -> list[str]:
+    known = broker.inspector.queues()
+    if queue is None:
+        return known
+    if queue not in known:
+        rule = f"unknown queue {queue!r}, must be one of {', '.join(known)}"
+        raise InvalidPayload("run_maintenance", "$.parameters.queue", rule)
+    return [queue]

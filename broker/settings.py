@@ -1,0 +1,312 @@
+"""The settings of the broker and its queues, read once, typed and frozen.
+
+``broker/defaults.toml`` lists every one of them with its default and its unit.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeAlias
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from broker.configuration import HIDDEN, build, merge, read_toml, value_of
+from broker.errors import SettingsError
+
+Environment: TypeAlias = Literal["development", "production"]
+AtLeastOne: TypeAlias = Annotated[int, Meta(ge=1)]
+
+DEFAULTS_FILE: Final = Path(__file__).with_name("defaults.toml")
+ENVIRONMENTS: Final[tuple[Environment, ...]] = ("development", "production")
+
+_SCHEMES = ("redis", "rediss", "unix")
+_PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
+# Dramatiq's own rule for the name of a queue.
+_QUEUE_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9._-]*")
+
+
+class Backoff(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How long a failed job waits for its next attempt."""
+
+    #: exponential: the delay doubles with every attempt. fixed: it stays.
+    type: Literal["exponential", "fixed"]
+    #: Milliseconds before the second attempt.
+    delay: AtLeastOne
+
+
+class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which records of finished jobs stay: the newest ``count``, none older than ``age`` ms."""
+
+    count: Annotated[int, Meta(ge=0)] | None = None
+    age: AtLeastOne | None = None
+
+
+class Rate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """At most ``limit`` starts in ``per`` milliseconds, over all processes."""
+
+    limit: AtLeastOne
+    per: AtLeastOne
+
+
+#: True removes a record at once, False keeps it, a number keeps so many of the newest.
+Removal: TypeAlias = bool | Annotated[int, Meta(ge=0)] | Retention
+
+
+class QueueSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the jobs of one queue run; the spec's ``defaultJobOptions`` and ``FeatureConfig``."""
+
+    #: Jobs of the queue that run at once in one process: a hard cap.
+    concurrency: AtLeastOne
+    #: Runs until a failing job is buried, the first included.
+    attempts: AtLeastOne
+    backoff: Backoff
+    remove_on_complete: Removal
+    remove_on_fail: Removal
+    rate: Rate | None = None
+    #: Jobs of the queue that run at once in all processes; None: no limit.
+    global_concurrency: AtLeastOne | None = None
+
+
+class _QueueTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A queue's table in a file: whatever it leaves out comes from below."""
+
+    name: str | UnsetType = UNSET
+    concurrency: AtLeastOne | UnsetType = UNSET
+    attempts: AtLeastOne | UnsetType = UNSET
+    backoff: dict[str, Any] | UnsetType = UNSET
+    remove_on_complete: Removal | UnsetType = UNSET
+    remove_on_fail: Removal | UnsetType = UNSET
+    rate: Rate | UnsetType = UNSET
+    global_concurrency: AtLeastOne | UnsetType = UNSET
+
+
+class _BackoffTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    type: Literal["exponential", "fixed"] | UnsetType = UNSET
+    delay: AtLeastOne | UnsetType = UNSET
+
+
+class _EnvironmentTables(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    queues: dict[str, dict[str, Any]] = {}
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    max_message_bytes: AtLeastOne | UnsetType = UNSET
+    defaults: dict[str, Any] = {}
+    queues: dict[str, dict[str, Any]] = {}
+    development: _EnvironmentTables = _EnvironmentTables()
+    production: _EnvironmentTables = _EnvironmentTables()
+    #: The application's own settings; whoever owns them validates them.
+    application: dict[str, Any] = {}
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
+    """Everything the broker is built from. Its repr hides the password."""
+
+    redis_url: str
+    #: The namespace of every key.
+    queue_prefix: str
+    env: Environment
+    #: By the name of the queue, as in ``notification-queue``.
+    queues: dict[str, QueueSettings]
+    #: The short name of a queue to its name: ``notifications`` to ``notification-queue``.
+    queue_names: dict[str, str]
+    #: For a queue that ``queues`` doesn't list.
+    queue_defaults: QueueSettings
+    max_message_bytes: int
+    #: The file's ``[application]`` table, not validated here.
+    application: dict[str, Any]
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, path: Path | None = None) -> Settings:
+        """Read the environment and the file, the file that ``HEADRACE_SETTINGS`` names by default.
+
+        Raises:
+          SettingsError: a setting is unknown or breaks its rule; names field, value and rule.
+        """
+        environ = os.environ if environ is None else environ
+        env = _environment(environ)
+        base, own = read_toml(DEFAULTS_FILE), _own_file(environ, path)
+        layers = [_read(base, env), _read(own, env)]
+        defaults = _merged([file.defaults for file, _ in layers])
+        names, queues = _queues(layers, defaults)
+        return cls(
+            redis_url=_redis_url(environ),
+            queue_prefix=_queue_prefix(environ),
+            env=env,
+            queues=queues,
+            queue_names=names,
+            queue_defaults=build(QueueSettings, defaults, at="defaults"),
+            max_message_bytes=_last_set([file.max_message_bytes for file, _ in layers]),
+            application=layers[-1][0].application,
+        )
+
+    def queue(self, name: str) -> QueueSettings:
+        """The queue's settings, or the defaults for one that has no table."""
+        return self.queues.get(name, self.queue_defaults)
+
+    @cached_property
+    def concurrency(self) -> Mapping[str, int]:
+        """The hard cap of every queue that has a table."""
+        return {name: queue.concurrency for name, queue in self.queues.items()}
+
+    def __repr__(self) -> str:
+        return (
+            f"Settings(redis_url={without_password(self.redis_url)!r}, "
+            f"queue_prefix={self.queue_prefix!r}, env={self.env!r}, queues={sorted(self.queues)})"
+        )
+
+    __str__ = __repr__
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown; one that can't be parsed is not shown at all."""
+    try:
+        parts = urlsplit(url)
+        password = parts.password
+    except ValueError:
+        return HIDDEN
+    if "password=" in parts.query:
+        parts = parts._replace(query=HIDDEN)
+    if password is None:
+        return urlunsplit(parts)
+    user, host = parts.netloc.rsplit("@", 1)
+    return urlunsplit(parts._replace(netloc=f"{user.split(':', 1)[0]}:{HIDDEN}@{host}"))
+
+
+def _environment(environ: Mapping[str, str]) -> Environment:
+    found = value_of(environ, "HEADRACE_ENV") or "development"
+    for env in ENVIRONMENTS:
+        if env == found:
+            return env
+    raise SettingsError("HEADRACE_ENV", found, f"must be one of {', '.join(ENVIRONMENTS)}")
+
+
+def _queue_prefix(environ: Mapping[str, str]) -> str:
+    prefix = value_of(environ, "QUEUE_PREFIX") or "chatgenius"
+    if not _PREFIX.fullmatch(prefix):
+        # A brace would move the cluster's hash tag.
+        rule = "must be 1 to 100 letters, digits or _ . : -"
+        raise SettingsError("QUEUE_PREFIX", prefix, rule)
+    return prefix
+
+
+def _redis_url(environ: Mapping[str, str]) -> str:
+    url = value_of(environ, "REDIS_URL")
+    return _url_of_parts(environ) if url is None else _checked_url(url)
+
+
+def _checked_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises for what is no port
+    except ValueError as error:
+        raise SettingsError("REDIS_URL", HIDDEN, f"is no URL: {_reason(error)}") from None
+    shown = without_password(url)
+    if parts.scheme not in _SCHEMES:
+        expected = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
+        # Without a scheme there is no telling what of it is a password.
+        shown = f"{parts.scheme}://{HIDDEN}" if parts.scheme else HIDDEN
+        raise SettingsError("REDIS_URL", shown, f"must begin with one of {expected}")
+    if parts.scheme == "unix":
+        if not parts.path:
+            raise SettingsError(
+                "REDIS_URL", shown, "must name a socket, as in unix:///run/redis.sock"
+            )
+        return url
+    if not parts.hostname:
+        raise SettingsError("REDIS_URL", shown, "must name a host")
+    if not re.fullmatch(r"/?\d*", parts.path):
+        raise SettingsError(
+            "REDIS_URL", shown, "the path must be the number of a database, as in /0"
+        )
+    return url
+
+
+def _reason(error: ValueError) -> str:
+    # urllib quotes the port it could not read, which after a typing slip is part of a password.
+    return "bad port" if "ort" in str(error) else "bad host"
+
+
+def _url_of_parts(environ: Mapping[str, str]) -> str:
+    host = value_of(environ, "REDIS_HOST") or "localhost"
+    if re.search(r"[\s/@?#]", host):
+        raise SettingsError("REDIS_HOST", host, "must be a host name or an address")
+    port = _port(value_of(environ, "REDIS_PORT") or "6379")
+    user = value_of(environ, "REDIS_USERNAME")
+    password = value_of(environ, "REDIS_PASSWORD")
+    login = ""
+    if user is not None or password is not None:
+        login = f"{quote(user or '', safe='')}:{quote(password or '', safe='')}@"
+    address = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    return f"redis://{login}{address}:{port}/0"
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65_535):
+        raise SettingsError("REDIS_PORT", text, "must be a number from 1 to 65535")
+    return int(text)
+
+
+def _own_file(environ: Mapping[str, str], path: Path | None) -> dict[str, Any]:
+    if path is None:
+        named = value_of(environ, "HEADRACE_SETTINGS")
+        path = None if named is None else Path(named)
+    return {} if path is None else read_toml(path)
+
+
+def _read(tables: Mapping[str, Any], env: Environment) -> tuple[_File, dict[str, dict[str, Any]]]:
+    """The file, and its queues' tables as they hold for this environment.
+
+    Both environments are validated, so that a slip in the production table shows in development.
+    """
+    file = build(_File, tables)
+    _check_table(file.defaults, "defaults")
+    if "name" in file.defaults:
+        raise SettingsError(
+            "defaults.name", file.defaults["name"], "belongs to a queue's own table"
+        )
+    for short, table in file.queues.items():
+        _check_table(table, f"queues.{short}")
+    for each in ENVIRONMENTS:
+        for short, table in getattr(file, each).queues.items():
+            _check_table(table, f"{each}.queues.{short}")
+    specific: _EnvironmentTables = getattr(file, env)
+    return file, merge(file.queues, specific.queues)
+
+
+def _check_table(table: Mapping[str, Any], at: str) -> None:
+    read = build(_QueueTable, table, at=at)
+    if read.backoff is not UNSET:
+        build(_BackoffTable, read.backoff, at=f"{at}.backoff")
+    if read.name is not UNSET and not _QUEUE_NAME.fullmatch(read.name):
+        rule = "must begin with a letter or _ and go on with letters, digits or . _ -"
+        raise SettingsError(f"{at}.name", read.name, rule)
+
+
+def _queues(
+    layers: Iterable[tuple[_File, Mapping[str, Any]]], defaults: Mapping[str, Any]
+) -> tuple[dict[str, str], dict[str, QueueSettings]]:
+    names: dict[str, str] = {}
+    queues: dict[str, QueueSettings] = {}
+    for short, table in merge(*(tables for _, tables in layers)).items():
+        name = table.pop("name", short)
+        if name in queues:
+            raise SettingsError(f"queues.{short}.name", name, "another table describes this queue")
+        names[short] = name
+        queues[name] = build(QueueSettings, merge(defaults, table), at=f"queues.{short}")
+    return names, queues
+
+
+def _merged(tables: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    return merge(*tables)
+
+
+def _last_set(values: Iterable[int | UnsetType]) -> int:
+    found = [value for value in values if value is not UNSET]
+    return found[-1]

@@ -1,0 +1,33 @@
+"""The middleware of every process, in order, with a reason for each position.
+
+``before_*`` hooks run from the top down, ``after_*`` hooks from the bottom up, so the
+first one here sees a message first and lets go of it last.
+"""
+
+from __future__ import annotations
+
+from dramatiq.middleware import (
+    AgeLimit,
+    AsyncIO,
+    Callbacks,
+    CurrentMessage,
+    Middleware,
+    Pipelines,
+    Retries,
+    ShutdownNotifications,
+    TimeLimit,
+)
+
+
+def stack() -> list[Middleware]:
+    """A new list for a new broker; middleware is never shared between two."""
+    return [
+        CurrentMessage(),  # first: all below may ask for the message, and it is forgotten last
+        AgeLimit(),  # before anything is spent on a message that is too old
+        TimeLimit(),  # the clock starts before the job and stops after it
+        ShutdownNotifications(),  # beside TimeLimit: both interrupt the job's thread
+        AsyncIO(),  # its loop runs before the first job; its place among messages is free
+        Callbacks(),  # above Retries: it must see whether the message failed for good
+        Pipelines(),  # above Retries as well: only a job that succeeded hands on its result
+        Retries(),  # last: its after_ hook runs first and decides for all above
+    ]
