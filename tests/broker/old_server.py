@@ -10,7 +10,7 @@ import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from io import BufferedIOBase
 
 
 class _Handler(socketserver.StreamRequestHandler):
@@ -45,7 +45,7 @@ class _Server(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
 
 
-def _read_command(stream: BinaryIO) -> list[bytes]:
+def _read_command(stream: BufferedIOBase) -> list[bytes]:
     """One command, an array of bulk strings; empty at the end of the connection."""
     header = stream.readline()
     if not header.startswith(b"*"):

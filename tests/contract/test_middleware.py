@@ -7,7 +7,7 @@ import threading
 
 import dramatiq
 import pytest
-from dramatiq import Broker, Message
+from dramatiq import Broker, Message, MessageProxy
 from dramatiq.middleware import (
     AsyncIO,
     CurrentMessage,
@@ -271,7 +271,7 @@ def test_a_success_is_acked_and_a_failure_is_nacked(
 class Skipping(Middleware):
     """Skips every message without failing it."""
 
-    def before_process_message(self, broker: Broker, message: Message[object]) -> None:
+    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         raise dramatiq.middleware.SkipMessage("not today")
 
 

@@ -1,5 +1,8 @@
 """Dramatiq's rate limiters on the broker's own client."""
 
+# mypy: allow-untyped-calls
+# Dramatiq has no types here.
+
 from __future__ import annotations
 
 import threading

@@ -1,5 +1,8 @@
 """Results on the broker's own client."""
 
+# mypy: allow-untyped-calls
+# Dramatiq has no types here.
+
 from __future__ import annotations
 
 import dramatiq

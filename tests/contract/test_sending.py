@@ -208,7 +208,12 @@ def test_options_timestamp_and_id_arrive_unchanged(
         assert current is not None
         seen.add((current.message_id, current.message_timestamp, dict(current.options)))
 
-    options = {"tenant": "t\u00e9st", "tags": ["a", {"b": None}], "zero": 0, "big": 2**60}
+    options: dict[str, Any] = {
+        "tenant": "t\u00e9st",
+        "tags": ["a", {"b": None}],
+        "zero": 0,
+        "big": 2**60,
+    }
     message = record.message_with_options(**options)
     broker.enqueue(message)
     start_worker(broker)

@@ -10,6 +10,7 @@ import re
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import uuid4
 
 import msgspec
@@ -39,7 +40,9 @@ class Finalisations:
         assert self._listening.wait(10), "MONITOR did not start"
 
     def stop(self) -> Counter[str]:
-        """The counts, complete up to now."""
+        """The counts, complete up to the first call."""
+        if not self._thread.is_alive():
+            return self.count
         self._client.echo(self._mark)
         self._thread.join(10)
         assert not self._thread.is_alive(), "MONITOR did not deliver the end mark"
@@ -47,7 +50,7 @@ class Finalisations:
         return self.count
 
     def _listen(self) -> None:
-        with self._client.monitor() as monitor:
+        with self._client.monitor() as monitor:  # type: ignore[no-untyped-call]
             self._listening.set()
             for seen in monitor.listen():
                 command = str(seen["command"])
@@ -86,7 +89,8 @@ def places(client: redis.Redis, namespace: str, queue: str, levels: int = 10) ->
         *streams, scheduled, due, dead, deaths = pipe.execute()
     assert sorted(scheduled) == sorted(due), "a scheduled message without a time, or the reverse"
     assert len(dead) == deaths, "a dead letter without a time, or the reverse"
-    ready, in_flight = [], []
+    ready: list[str] = []
+    in_flight: list[str] = []
     for level, entries in enumerate(streams):
         held = _held(client, f"{prefix}:ready:{level}") if entries else set()
         for entry_id, fields in entries:
@@ -95,7 +99,7 @@ def places(client: redis.Redis, namespace: str, queue: str, levels: int = 10) ->
     return Places(ready, in_flight, [i.decode() for i in scheduled], [_id_of(d) for d in dead])
 
 
-def _held(client: redis.Redis, stream: str) -> set[bytes]:
+def _held(client: redis.Redis, stream: str) -> set[Any]:
     """The entries that a delivery owns; those handed back are ready, not in flight."""
     try:
         pending = client.xpending_range(stream, "workers", "-", "+", 100_000)
@@ -164,14 +168,14 @@ class History:
             now = self.places(queue)
             assert not now.in_flight, f"{queue}: still in flight: {now.in_flight}"
             kept += now.all
-        lost = [id for id in self.acknowledged if id not in finished and id not in kept]
+        lost = [sent for sent in self.acknowledged if sent not in finished and sent not in kept]
         assert not lost, f"acknowledged and nowhere: {lost}"
-        double = {id: copies for id, copies in kept.items() if copies > 1}
+        double = {sent: copies for sent, copies in kept.items() if copies > 1}
         assert not double, f"in more than one place: {double}"
         both = sorted(finished & set(kept))
         assert not both, f"finished and still kept: {both}"
         most = expected_runs + failures
-        often = {id: runs for id, runs in executions.items() if runs > most}
+        often = {sent: runs for sent, runs in executions.items() if runs > most}
         assert not often, f"executed more than {most} times: {often}"
         self._check_finalisations()
 
@@ -179,7 +183,9 @@ class History:
         if self.finalisations is None:
             return
         counts = self.finalisations.stop()
-        twice = {id: count for id, count in counts.items() if count > 1}
+        twice = {sent: count for sent, count in counts.items() if count > 1}
         assert not twice, f"finalised more than once: {twice}"
-        missing = [id for id in self.finished() if id in self.acknowledged and not counts[id]]
+        missing = [
+            sent for sent in self.finished() if sent in self.acknowledged and not counts[sent]
+        ]
         assert not missing, f"executed and gone, but never finalised: {missing}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import dramatiq
 import pytest
 import redis
@@ -15,7 +17,7 @@ from tests.contract.recording import Seen
 from tests.processes import Launcher
 from tests.waiting import PATIENCE_S, eventually
 
-GARBAGE: dict[str, dict[bytes, bytes]] = {
+GARBAGE: dict[str, dict[Any, Any]] = {
     "no field of ours": {b"\xff\x00": b"\x00\xfe"},
     "no actor": {b"id": b"1", b"at": b"0", b"args": b"[]"},
     "args are no JSON": {b"id": b"2", b"actor": b"short", b"at": b"0", b"args": b"{["},

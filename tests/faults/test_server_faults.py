@@ -106,7 +106,7 @@ def test_29_flushing_the_scripts_under_load_is_invisible(
     flusher = threading.Thread(target=flush)
     flusher.start()
     try:
-        for number in range(0, 400):
+        for number in range(400):
             flaky.send_with_options(args=(number,), delay=1 if number % 7 == 0 else None)
         for start in range(400, 1000, 100):
             streams.enqueue_many([flaky.message(n) for n in range(start, start + 100)])
