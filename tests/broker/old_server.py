@@ -1,4 +1,4 @@
-"""A server that is too old: it speaks just enough RESP 2 to say so.
+"""A server that is too old: it speaks just enough of the protocol to say so.
 
 A real TCP server, because the version is what the broker asks a server for; no
 such old server can be installed where the tests run.
@@ -15,6 +15,7 @@ from io import BufferedIOBase
 
 class _Handler(socketserver.StreamRequestHandler):
     server: _Server
+    protocol = 2
 
     def handle(self) -> None:
         while command := _read_command(self.rfile):
@@ -24,16 +25,22 @@ class _Handler(socketserver.StreamRequestHandler):
         match command:
             case ["PING"]:
                 return b"+PONG\r\n"
-            case ["HELLO", *_]:
-                return b"-ERR unknown command 'HELLO'\r\n"
+            case ["HELLO", protocol, *_]:
+                self.protocol = int(protocol)
+                return self._map(_bulk("proto"), b":%d\r\n" % self.protocol)
             case ["INFO", *_]:
                 return _bulk(f"# Server\r\n{self.server.version_line}\r\nredis_mode:standalone\r\n")
             case ["CONFIG", "GET", *_]:
-                return b"*2\r\n" + _bulk("maxmemory-policy") + _bulk("noeviction")
+                return self._map(_bulk("maxmemory-policy"), _bulk("noeviction"))
             case ["CLIENT" | "SELECT", *_]:
                 return b"+OK\r\n"
             case _:
                 return f"-ERR unknown command '{command[0]}'\r\n".encode()
+
+    def _map(self, *parts: bytes) -> bytes:
+        """Keys and values; protocol 2 has no maps and sends an array."""
+        header = b"%%%d\r\n" % (len(parts) // 2) if self.protocol == 3 else b"*%d\r\n" % len(parts)
+        return header + b"".join(parts)
 
 
 class _Server(socketserver.ThreadingTCPServer):
