@@ -207,7 +207,8 @@ def _checked_url(url: str) -> str:
         _ = parts.port  # raises for what is no port
     except ValueError as error:
         raise SettingsError("REDIS_URL", HIDDEN, f"is no URL: {_reason(error)}") from None
-    shown = without_password(url)
+    # An @ further on means that a / in the password was not written as %2F.
+    shown = HIDDEN if "@" in parts.path else without_password(url)
     if parts.scheme not in _SCHEMES:
         expected = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
         # Without a scheme there is no telling what of it is a password.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import socket
 import ssl
 import threading
 from collections.abc import Mapping
@@ -59,10 +60,12 @@ class MailServer:
             given = (data.login.decode(), data.password.decode())
             return AuthResult(success=given == login)
 
+        #: Where it listens.
+        self.port = _free_port()
         self._controller = Controller(
             self.handler,
             hostname="127.0.0.1",
-            port=0,
+            port=self.port,
             tls_context=tls,
             authenticator=authenticate,
             auth_require_tls=True,
@@ -76,12 +79,6 @@ class MailServer:
     def __exit__(self, *_: object) -> None:
         self._controller.stop()
 
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        port: int = self._controller.server.sockets[0].getsockname()[1]
-        return port
-
     def next_mail(self) -> EmailMessage:
         """The next mail received."""
         return self.handler.received.get(timeout=PATIENCE_S)
@@ -90,6 +87,14 @@ class MailServer:
     def empty(self) -> bool:
         """Whether all mails received were looked at."""
         return self.handler.received.empty()
+
+
+def _free_port() -> int:
+    # aiosmtpd connects to the port it was told, so it has to be told a real one.
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,7 @@ class PushGateway:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def do_POST(self) -> None:  # noqa: N802 - http.server's name
+            def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 gateway.posted.put(Posted(dict(self.headers), json.loads(body)))
                 answer = gateway.answers.pop(0) if gateway.answers else Answer(202)
