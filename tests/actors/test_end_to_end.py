@@ -255,3 +255,10 @@ def test_a_job_type_of_ones_own_is_one_file(
     )
     settled(application_broker, "reports")
     assert made.read_text() == "made"
+
+
+def test_a_wrong_setting_stops_the_worker_with_one_clear_line(launch: Launcher) -> None:
+    process = launch("import actors\n", processes=1, environment={"HEADRACE_ENV": "staging"})
+    assert process.wait() != 0
+    expected = "SettingsError: HEADRACE_ENV: must be one of development, production, got 'staging'"
+    assert expected in process.log

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import dramatiq
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from actors.inbox import Inbox, inbox_key
 from broker.embedded import EmbeddedValkey
@@ -51,6 +53,6 @@ def test_the_key_bears_the_namespace_and_the_user() -> None:
 
 
 def test_a_server_that_is_gone_is_dramatiqs_error() -> None:
-    client = redis.Redis(port=1, socket_connect_timeout=0.2, retry=None)
+    client = redis.Redis(port=1, retry=Retry(NoBackoff(), 0))
     with pytest.raises(dramatiq.errors.BrokerConnectionError):
         Inbox(client, "ns", "u1").append("id", {}, max_length=1)

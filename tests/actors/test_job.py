@@ -53,7 +53,7 @@ def test_a_job_gets_its_payload_typed() -> None:
     report = Report(day=date(2026, 5, 1), page_count=3)
     message = make_report.message(report)
     assert message.args == ({"day": "2026-05-01", "pageCount": 3},)
-    make_report(*message.args)
+    make_report(*message.args)  # type: ignore[arg-type]
     make_report(report)
     assert got == [report, report]
     assert make_report.payload_type is Report
@@ -134,7 +134,7 @@ def test_what_throws_lists_becomes_permanent() -> None:
     "control",
     [
         Retry("later", delay=5),
-        RateLimitExceeded("full"),
+        RateLimitExceeded("full"),  # type: ignore[no-untyped-call]
         SkipMessage(),
         Interrupt(),
         Shutdown(),

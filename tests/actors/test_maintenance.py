@@ -34,7 +34,7 @@ QUEUE = "maintenance-queue"
 @pytest.fixture
 def buried(application_broker: StreamsBroker) -> StreamsBroker:
     """A broker whose maintenance queue has one dead letter."""
-    bad = Message(
+    bad: Message[None] = Message(
         queue_name=QUEUE,
         actor_name="run_maintenance",
         args=({"taskType": "format_disk", "parameters": {}},),
