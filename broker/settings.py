@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -105,7 +104,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     application: dict[str, Any] = {}
 
 
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything the broker is built from. Its repr hides the password."""
 
     redis_url: str
@@ -150,10 +149,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """The queue's settings, or the defaults for one that has no table."""
         return self.queues.get(name, self.queue_defaults)
 
-    @cached_property
+    @property
     def concurrency(self) -> Mapping[str, int]:
-        """The hard cap of every queue that has a table."""
-        return {name: queue.concurrency for name, queue in self.queues.items()}
+        """The hard cap of any queue by its name, of one without a table too."""
+        return _Concurrency(self)
 
     def __repr__(self) -> str:
         return (
@@ -162,6 +161,22 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         )
 
     __str__ = __repr__
+
+
+class _Concurrency(Mapping[str, int]):
+    """Answers for every queue, and lists those that have a table."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def __getitem__(self, queue: str) -> int:
+        return self._settings.queue(queue).concurrency
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._settings.queues)
+
+    def __len__(self) -> int:
+        return len(self._settings.queues)
 
 
 def without_password(url: str) -> str:

@@ -33,6 +33,7 @@ def test_the_defaults_are_the_specs(env: str, queue: str, concurrency: int, atte
     assert settings.queues[queue].concurrency == concurrency
     assert settings.queues[queue].attempts == attempts
     assert settings.concurrency[queue] == concurrency
+    assert settings.concurrency.get("unheard-of") == settings.queue_defaults.concurrency
 
 
 def test_an_empty_environment_is_a_local_development_one() -> None:
