@@ -1,0 +1,1 @@
+"""The demo: real jobs through real workers on an embedded server, every effect verified."""

@@ -1,0 +1,145 @@
+"""`python -m bench.demo`, `make demo`: 0 if every expected effect is there, 1 if not."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from actors.app import build_broker
+from bench.demo.report import Display, show_summary
+from bench.demo.run import Run, WorkersGone
+from bench.demo.sinks import HttpSink, SmtpSink
+from bench.demo.verify import verify
+from bench.demo.workers import Workers, environment
+from bench.demo.workload import FLAKY_REFUSALS, FLAKY_TITLE, UNKNOWN_ADDRESS, Workload, build
+from broker.embedded import EmbeddedValkey
+from broker.settings import Settings
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(BaseException):
+    """Somebody wants the demo to end; not an Exception, so that nothing on the way keeps it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def main() -> int:
+    """Run the demo; its exit status, 128 + n when signal n interrupted it."""
+    arguments = _parser().parse_args()
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    for number in SIGNALS:
+        signal.signal(number, _interrupt)
+    try:
+        with tempfile.TemporaryDirectory(prefix="headrace-demo-") as folder:
+            return demo(Path(folder), console, arguments.scale, arguments.timeout)
+    except Interrupted as interrupted:
+        console.print("Interrupted; everything is stopped.", highlight=False)
+        return 128 + interrupted.number
+
+
+def demo(folder: Path, console: Console, scale: float, timeout_s: float) -> int:
+    """Everything in `folder`; no process is left when it returns or raises."""
+    workload = build(scale)
+    _store(folder / "storage", workload)
+    with ExitStack() as stack:
+        server = stack.enter_context(EmbeddedValkey(folder / "valkey", appendonly=True))
+        mails = stack.enter_context(SmtpSink(unknown=frozenset({UNKNOWN_ADDRESS})))
+        pushes = stack.enter_context(HttpSink(refusals={FLAKY_TITLE: FLAKY_REFUSALS}))
+        environ = environment(
+            folder,
+            redis_url=server.url,
+            smtp_port=mails.port,
+            push_url=pushes.url,
+            base=os.environ,
+        )
+        broker = build_broker(Settings.load(environ))
+        stack.callback(broker.close)
+        workers = stack.enter_context(Workers(environ, folder / "workers.log"))
+        # Leaving may take a moment; a second signal must not cut it short.
+        stack.callback(_ignore_signals)
+        display = Display(console)
+        run = Run(
+            workload,
+            broker,
+            workers,
+            mails,
+            pushes,
+            display,
+            folder=folder,
+            timeout_s=timeout_s,
+        )
+        try:
+            with display.running():
+                run.drive()
+        except WorkersGone as gone:
+            console.print(f"The workers ended for good. The end of their log:\n{gone}")
+            return 1
+        worker_deaths = len(workers.deaths)
+        code = workers.stop()
+        evidence = run.gather()
+        verdict = verify(workload, evidence)
+        if code != 0:
+            verdict.faults.append(f"workers: exit status {code} when asked to stop, expected 0")
+        show_summary(
+            console,
+            workload,
+            evidence,
+            verdict,
+            worker_deaths=worker_deaths,
+            elapsed_s=run.elapsed_s,
+        )
+        if verdict.faults:
+            console.print(f"The end of the workers' log:\n{workers.tail()}", markup=False)
+        return 1 if verdict.faults else 0
+
+
+def _store(storage: Path, workload: Workload) -> None:
+    for path, data in workload.sources.items():
+        target = storage / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.demo", description=__doc__)
+    parser.add_argument(
+        "--scale", type=_positive, default=1.0, help="how many jobs, relative to the usual"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_positive,
+        default=90.0,
+        help="seconds to wait for the jobs before saying what is missing",
+    )
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError("must be above 0")
+    return value
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(number)
+
+
+def _ignore_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""What the demo adds to the workers, as `dramatiq actors bench.demo.jobs`: a job that kills
+its worker, and a middleware that notes when each job started and ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import dramatiq
+from dramatiq import Broker, Worker
+from dramatiq.broker import MessageProxy
+from dramatiq.middleware import Interrupt, Middleware
+
+from actors.job import job
+from bench.demo.journal import Event, JournalWriter
+
+JOURNAL_VARIABLE = "HEADRACE_DEMO_JOURNAL"
+"""Names the file that events are appended to; without it nothing is noted."""
+
+
+@job(queue_name="notification-queue")
+def kill_worker() -> None:
+    """Die as a process does that runs out of memory: at once, with nothing handed back."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Journal(Middleware):
+    """Notes each start and end. Added last, so nothing stands between it and the job."""
+
+    def __init__(self, writer: JournalWriter) -> None:
+        self._writer = writer
+
+    def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
+        """The process takes jobs from here on."""
+        self._writer.write(Event(kind="boot", at_ms=_now_ms(), pid=os.getpid()))
+
+    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
+        """On disk before the job runs, since the job may not return."""
+        self._writer.write(
+            Event(
+                kind="start",
+                at_ms=_now_ms(),
+                pid=os.getpid(),
+                message_id=message.message_id,
+                queue=message.queue_name,
+            )
+        )
+
+    def after_process_message(
+        self,
+        broker: Broker,
+        message: MessageProxy,
+        *,
+        result: Any = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        """An interrupt by shutdown is no failure: the job goes back to its queue."""
+        interrupted = isinstance(exception, Interrupt)
+        self._writer.write(
+            Event(
+                kind="done" if exception is None else "interrupted" if interrupted else "failed",
+                at_ms=_now_ms(),
+                pid=os.getpid(),
+                message_id=message.message_id,
+                queue=message.queue_name,
+                error="" if exception is None else type(exception).__name__,
+            )
+        )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+if JOURNAL_VARIABLE in os.environ:
+    dramatiq.get_broker().add_middleware(Journal(JournalWriter(Path(os.environ[JOURNAL_VARIABLE]))))

@@ -1,0 +1,137 @@
+"""One run: enqueue the waves, wait for each, gather the evidence."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from bench.demo.evidence import Evidence, read_deaths, read_entries, read_leftovers
+from bench.demo.journal import JournalReader
+from bench.demo.report import Display, Progress
+from bench.demo.sinks import HttpSink, SmtpSink
+from bench.demo.workers import PROCESSES, Workers
+from bench.demo.workload import Job, Workload
+from broker import StreamsBroker
+
+LOOK_EVERY_S = 0.1
+
+
+class WorkersGone(Exception):
+    """The workers could not be kept running; the text is the end of their log."""
+
+
+class Run:
+    """Drives the workload through the workers. Its evidence grows while it runs."""
+
+    def __init__(
+        self,
+        workload: Workload,
+        broker: StreamsBroker,
+        workers: Workers,
+        mails: SmtpSink,
+        pushes: HttpSink,
+        display: Display,
+        *,
+        folder: Path,
+        timeout_s: float,
+    ) -> None:
+        self._workload = workload
+        self._broker = broker
+        self._workers = workers
+        self._mails = mails
+        self._pushes = pushes
+        self._display = display
+        self._journal = JournalReader(folder / "journal.jsonl")
+        self._started_s = time.monotonic()
+        self._deadline_s = self._started_s + timeout_s
+        self._pause = threading.Event()  # never set: a wait that signals interrupt
+        self._dead: set[str] = set()
+        self.evidence = Evidence(folder / "storage")
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since this was made."""
+        return time.monotonic() - self._started_s
+
+    def drive(self) -> None:
+        """Enqueue everything and wait for it, at most for the time-out.
+
+        What is missing then is for the verifier to name.
+
+        Raises:
+          WorkersGone: the workers ended for good, as when an import fails.
+        """
+        self._wait("starting workers", lambda: self.evidence.history.boots >= PROCESSES)
+        work = self._workload
+        self._enqueue(work.work)
+        self._wait("notifications, images, delayed jobs", lambda: self._ended(work.work))
+        self._prioritised()
+        self._enqueue(work.killers)
+        self._enqueue(work.neighbours)
+        last = [*work.killers, *work.neighbours]
+        self._wait("a job that kills its worker", lambda: self._ended(last))
+
+    def gather(self) -> Evidence:
+        """Everything that is there, once the workers have stopped."""
+        evidence, expected = self.evidence, self._workload.expected
+        evidence.history.add(self._journal.read())
+        evidence.mails = self._mails.mails
+        evidence.pushes = self._pushes.pushes
+        evidence.entries = read_entries(self._broker, (each.user_id for each in expected.entries))
+        evidence.deaths = read_deaths(self._broker)
+        evidence.leftovers = read_leftovers(self._broker)
+        return evidence
+
+    def _prioritised(self) -> None:
+        """Enqueued while the queue is paused, so that all compete for the same start."""
+        jobs = self._workload.prioritised
+        queue = jobs[0].message.queue_name
+        self._broker.inspector.pause(queue)
+        try:
+            self._enqueue(jobs)
+        finally:
+            self._broker.inspector.resume(queue)
+        self._wait("prioritised jobs", lambda: self._ended(jobs))
+
+    def _enqueue(self, jobs: Iterable[Job]) -> None:
+        at_once = [job for job in jobs if job.delay_ms is None]
+        # Before the call, so that no wait comes out too short and no delay too long.
+        now_ms = time.time_ns() // 1_000_000
+        self._broker.enqueue_many([job.message for job in at_once])
+        for job in at_once:
+            self.evidence.due_ms[job.id] = now_ms
+        for job in jobs:
+            if job.delay_ms is not None:
+                now_ms = time.time_ns() // 1_000_000
+                self._broker.enqueue(job.message, delay=job.delay_ms)
+                self.evidence.due_ms[job.id] = now_ms + job.delay_ms
+
+    def _ended(self, jobs: Iterable[Job]) -> bool:
+        history = self.evidence.history
+        return all(job.id in self._dead or history.done(job.id) for job in jobs)
+
+    def _wait(self, step: str, holds: Callable[[], bool]) -> None:
+        while time.monotonic() < self._deadline_s:
+            self.evidence.history.add(self._journal.read())
+            self._dead = {death.message_id for death in read_deaths(self._broker)}
+            self._display.show(self._progress(step))
+            if holds():
+                return
+            if not self._workers.running:
+                raise WorkersGone(self._workers.tail())
+            self._pause.wait(LOOK_EVERY_S)
+
+    def _progress(self, step: str) -> Progress:
+        jobs = list(self._workload.jobs)
+        return Progress(
+            step=step,
+            done=sum(self.evidence.history.done(job.id) for job in jobs),
+            dead=len(self._dead),
+            total=len(jobs),
+            mails=len(self._mails.mails),
+            pushes=len(self._pushes.pushes),
+            worker_deaths=len(self._workers.deaths),
+            elapsed_s=self.elapsed_s,
+        )
