@@ -136,7 +136,8 @@ def parse_mail(data: bytes, recipients: tuple[str, ...]) -> Mail:
 
 def _part(message: EmailMessage, kind: str) -> str:
     part = message.get_body(preferencelist=(kind,))
-    return "" if part is None else str(part.get_content())
+    # On the way every line end became CRLF.
+    return "" if part is None else str(part.get_content()).replace("\r\n", "\n")
 
 
 class HttpSink:

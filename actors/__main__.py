@@ -1,0 +1,158 @@
+"""`python -m actors`, `make run`: a server and the workers in the foreground, until Ctrl-C.
+
+With REDIS_URL or REDIS_HOST set it uses that server. Without, it starts the embedded one,
+which keeps its data (append-only file) in `.headrace/` of the current folder. Everything
+after `--` goes to Dramatiq's command line as it is.
+
+Exit status: 0 after Ctrl-C or SIGTERM, 1 if something had to be killed or could not start,
+2 if the jobs can't be imported, otherwise Dramatiq's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from actors.supervisor import KILLED, Change, Died, Supervisor, dramatiq_command
+from broker.configuration import value_of
+from broker.embedded import EmbeddedValkey
+
+FOLDER: Final = Path(".headrace")
+USUAL_PORT: Final = 6379
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: Dramatiq's RET_IMPORT and RET_PIDFILE: another start would end the same way.
+HOPELESS: Final = frozenset({2, 4})
+
+
+class Stopped(BaseException):
+    """Asked to stop before the workers were started; no Exception, so that nothing keeps it."""
+
+
+class FolderInUse(Exception):
+    """Another process keeps its data there; two servers would ruin one append-only file."""
+
+
+def main() -> int:
+    """Run until a signal; returns the exit status."""
+    arguments = _parser().parse_args()
+    for number in SIGNALS:
+        signal.signal(number, _raise_stopped)
+    try:
+        with ExitStack() as stack:
+            environ = dict(os.environ)
+            if not has_server(environ):
+                environ["REDIS_URL"] = stack.enter_context(_embedded(arguments.data))
+            return _run_workers(arguments, environ)
+    except Stopped:
+        return 0
+    except FolderInUse as error:
+        _say(str(error))
+        return KILLED
+
+
+def has_server(environ: dict[str, str]) -> bool:
+    """Whether the environment says which server to use."""
+    return any(value_of(environ, name) is not None for name in ("REDIS_URL", "REDIS_HOST"))
+
+
+def _run_workers(arguments: argparse.Namespace, environ: dict[str, str]) -> int:
+    command = dramatiq_command(
+        "actors",
+        processes=arguments.processes,
+        threads=arguments.threads,
+        arguments=arguments.dramatiq,
+    )
+    supervisor = Supervisor(command, environ=environ, give_up_on=HOPELESS, on_change=_report)
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: supervisor.stop())
+    try:
+        return supervisor.run()
+    finally:
+        # What follows is short and must not be cut short: the server writes its data.
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def _embedded(folder: Path) -> Iterator[str]:
+    with _owned(folder):
+        server = EmbeddedValkey(folder / "valkey", port=_usual_port(), appendonly=True)
+        with server:
+            _say(f"embedded server, data in {folder}/. For other programs: REDIS_URL={server.url}")
+            yield server.url
+
+
+@contextmanager
+def _owned(folder: Path) -> Iterator[None]:
+    """The folder belongs to this process until it ends, however it ends.
+
+    Raises:
+      FolderInUse: it belongs to another one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolderInUse(
+                f"{folder}/ is in use by another server; --data names another"
+            ) from None
+        yield
+
+
+def _usual_port() -> int | None:
+    """The port that the settings' default names, so that producers need none; None: not free."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", USUAL_PORT))
+        except OSError:
+            return None
+    return USUAL_PORT
+
+
+def _report(change: Change) -> None:
+    if isinstance(change, Died):
+        _say(f"workers ended with status {change.code}; next start in {change.delay_s:.1f} s")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"headrace: {text}\n")
+    sys.stderr.flush()
+
+
+def _raise_stopped(number: int, frame: FrameType | None) -> None:
+    raise Stopped
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m actors",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", type=Path, default=FOLDER, help="the embedded server's folder")
+    parser.add_argument("--processes", type=_count, help="worker processes; default: one a CPU")
+    parser.add_argument("--threads", type=_count, help="threads a process; default: Dramatiq's")
+    parser.add_argument("dramatiq", nargs="*", help="arguments for dramatiq, after --")
+    return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
