@@ -131,6 +131,8 @@ def _say(text: str) -> None:
 
 
 def _raise_stopped(number: int, frame: FrameType | None) -> None:
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)  # what follows must not be cut short
     raise Stopped
 
 

@@ -98,13 +98,12 @@ def dramatiq_command(
     then goes back to its queue. Keep it under the supervisor's `stop_s`.
     `arguments` are handed on as they are.
     """
-    command = [sys.executable, "-m", "dramatiq", *modules]
-    command += [f"--worker-shutdown-timeout={shutdown_ms}"]
+    command = [sys.executable, "-m", "dramatiq", f"--worker-shutdown-timeout={shutdown_ms}"]
     if processes is not None:
         command += [f"--processes={processes}"]
     if threads is not None:
         command += [f"--threads={threads}"]
-    return [*command, *arguments]
+    return [*command, *modules, *arguments]  # more modules may only follow the modules
 
 
 class Supervisor:

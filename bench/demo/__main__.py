@@ -66,8 +66,6 @@ def demo(folder: Path, console: Console, scale: float, timeout_s: float) -> int:
         broker = build_broker(Settings.load(environ))
         stack.callback(broker.close)
         workers = stack.enter_context(Workers(environ, folder / "workers.log"))
-        # Leaving may take a moment; a second signal must not cut it short.
-        stack.callback(_ignore_signals)
         display = Display(console)
         run = Run(
             workload,
@@ -83,7 +81,8 @@ def demo(folder: Path, console: Console, scale: float, timeout_s: float) -> int:
             with display.running():
                 run.drive()
         except WorkersGone as gone:
-            console.print(f"The workers ended for good. The end of their log:\n{gone}")
+            console.print(f"{gone}", style="bold red", markup=False)
+            _show_log(console, workers)
             return 1
         worker_deaths = len(workers.deaths)
         code = workers.stop()
@@ -100,8 +99,13 @@ def demo(folder: Path, console: Console, scale: float, timeout_s: float) -> int:
             elapsed_s=run.elapsed_s,
         )
         if verdict.faults:
-            console.print(f"The end of the workers' log:\n{workers.tail()}", markup=False)
+            _show_log(console, workers)
         return 1 if verdict.faults else 0
+
+
+def _show_log(console: Console, workers: Workers) -> None:
+    text = f"The end of the workers' log:\n{workers.tail()}"
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _store(storage: Path, workload: Workload) -> None:
@@ -133,12 +137,10 @@ def _positive(text: str) -> float:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    # Leaving takes a moment, and a second signal must not cut it short.
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
     raise Interrupted(number)
-
-
-def _ignore_signals() -> None:
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ LOOK_EVERY_S = 0.1
 
 
 class WorkersGone(Exception):
-    """The workers could not be kept running; the text is the end of their log."""
+    """The workers could not be kept running."""
 
 
 class Run:
@@ -120,7 +120,7 @@ class Run:
             if holds():
                 return
             if not self._workers.running:
-                raise WorkersGone(self._workers.tail())
+                raise WorkersGone("the workers ended for good")
             self._pause.wait(LOOK_EVERY_S)
 
     def _progress(self, step: str) -> Progress:

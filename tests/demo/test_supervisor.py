@@ -233,13 +233,8 @@ def test_a_steady_life_starts_the_backoff_afresh() -> None:
 
 
 def test_the_dramatiq_command_names_what_was_asked() -> None:
-    command = dramatiq_command("actors", "more", processes=2, threads=8, shutdown_ms=5_000)
-    assert command[1:] == [
-        "-m",
-        "dramatiq",
-        "actors",
-        "more",
-        "--worker-shutdown-timeout=5000",
-        "--processes=2",
-        "--threads=8",
-    ]
+    command = dramatiq_command(
+        "actors", "more", processes=2, threads=8, shutdown_ms=5_000, arguments=["--watch", "."]
+    )
+    options = ["--worker-shutdown-timeout=5000", "--processes=2", "--threads=8"]
+    assert command[1:] == ["-m", "dramatiq", *options, "actors", "more", "--watch", "."]
