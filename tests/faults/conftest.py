@@ -53,8 +53,10 @@ def producer(hurt: EmbeddedValkey, new_broker: NewBroker) -> StreamsBroker:
 
 
 @pytest.fixture
-def history(producer: StreamsBroker, effects: Effects, hurt: EmbeddedValkey) -> History:
-    return History(producer, effects, Finalisations(hurt.url))
+def history(producer: StreamsBroker, effects: Effects, hurt: EmbeddedValkey) -> Iterator[History]:
+    finalisations = Finalisations(hurt.url)
+    yield History(producer, effects, finalisations)
+    finalisations.stop()
 
 
 @pytest.fixture

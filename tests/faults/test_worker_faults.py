@@ -20,8 +20,9 @@ TAKEOVER_S = (LEASE_MS + SWEEP_MS) / 1000 + 1
 HOLD = """
 @dramatiq.actor(queue_name="work")
 def hold(label):
+    first = first_time(label)
     note("started", label)
-    if first_time(label):
+    if first:
         wait_for_permission(label)
     note("done", label)
 """
@@ -258,7 +259,6 @@ def innocent(label):
 """
 
 
-@pytest.mark.slow
 def test_13_a_job_that_kills_its_worker_is_buried_and_its_neighbours_are_not(
     launch: Launcher, source: Source, history: History, effects: Effects, producer: StreamsBroker
 ) -> None:
