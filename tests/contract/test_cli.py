@@ -170,7 +170,6 @@ def test_watch_reloads_a_touched_module_and_jobs_still_run(
     workers.wait_until_ready(boots=2)
     send("letter", "after")
     assert effects.next("done").label == "changed after"
-    assert workers.terminate() == 0
 
 
 def test_a_module_that_cannot_be_imported_exits_with_dramatiqs_code(
@@ -190,4 +189,3 @@ def test_other_ways_to_start(
     workers.wait_until_ready()
     send("letter", "done")
     assert effects.next("done").label == "done"
-    assert workers.terminate() == 0

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from broker import StreamsBroker
-from tests.faults.history import History
-from tests.faults.test_worker_faults import SHORT, settle_down
 from tests.applications import Effects
 from tests.faults.conftest import Source
+from tests.faults.history import History
+from tests.faults.test_worker_faults import SHORT, settle_down
 from tests.processes import Launcher
 
 READY = "{{{namespace}:work}}:ready:0"
@@ -32,8 +34,8 @@ def test_it_sees_a_lost_message(history: History, producer: StreamsBroker) -> No
 def test_it_sees_a_message_in_two_places(history: History, producer: StreamsBroker) -> None:
     history.send("short", "copied")
     stream = READY.format(namespace=producer.namespace)
-    ((_, fields),) = producer.client.xrange(stream)
-    producer.client.xadd(stream, fields)
+    entries: Any = producer.client.xrange(stream)
+    producer.client.xadd(stream, entries[0][1])
     with pytest.raises(AssertionError, match="more than one place"):
         history.check(failures=0)
 
