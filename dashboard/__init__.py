@@ -1,0 +1,1 @@
+"""The web UI, on top of dramatiq-dashboard."""

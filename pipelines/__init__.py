@@ -1,0 +1,1 @@
+"""Workflows made of actors, one module a flow."""
