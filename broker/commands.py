@@ -1,0 +1,209 @@
+"""One typed method a script: the only caller of the scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from broker import entry
+from broker.delivery import Lease
+from broker.entry import Fields
+from broker.errors import translated
+from broker.keys import QueueKeys, queues_key
+from broker.outcome import Bury, Done, Outcome, Release, Retry, Settled
+from broker.scripts import Client, script
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """A message on its way into a queue, encoded."""
+
+    message_id: str
+    level: int
+    deduplication_key: str
+    #: It replaces a message of the same id that this process is running.
+    successor: bool
+    fields: Fields
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The end of one delivery."""
+
+    lease: Lease
+    message_id: str
+    deduplication_key: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """One entry as handed over; ``fields`` is flat."""
+
+    lease: Lease
+    fields: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What one fetch brought. ``due_in_ms`` is None when nothing is scheduled."""
+
+    deliveries: list[Handed]
+    due_in_ms: int | None
+    #: The queue is paused or limited: take entries through fetch only.
+    gated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaimed:
+    """What one bounded reclaim did and where the next one goes on."""
+
+    cursor: bytes
+    released: int
+    buried: int
+
+
+class Commands:
+    """The transitions of every queue of a namespace, run through one client.
+
+    Every method raises Dramatiq's connection errors (see :func:`broker.errors.translated`).
+    """
+
+    def __init__(self, client: Client, namespace: str, max_priority: int) -> None:
+        self.client = client
+        self._namespace = namespace
+        self._max_priority = max_priority
+        self.keys = lru_cache(maxsize=None)(self._keys)
+
+    def _keys(self, queue: str) -> QueueKeys:
+        return QueueKeys(self._namespace, queue, self._max_priority)
+
+    def _run(self, name: str, keys: Sequence[str], *args: str | bytes | int) -> Any:
+        with translated():
+            return script(name).run(self.client, keys, args)
+
+    def register(self, queue: str) -> None:
+        """Note the queue's name, so that operators find it."""
+        with translated():
+            self.client.execute_command("SADD", queues_key(self._namespace), queue)
+
+    def enqueue(self, queue: str, token: str, messages: Iterable[NewMessage]) -> list[str]:
+        """Make messages ready; a repeat with the same token changes nothing.
+
+        Returns for each the id it is known by: its own, or the id of the message that
+        holds its deduplication key.
+        """
+        k = self.keys(queue)
+        packed = [_pack((m.message_id, m.level, m.deduplication_key, m.successor, m.fields)) for m in messages]
+        known = self._run("enqueue", (k.wake, k.control, k.dedup, k.job_prefix, *k.ready), token, *packed)
+        return [id.decode() for id in known]
+
+    def schedule(self, queue: str, token: str, delay_ms: int, messages: Iterable[NewMessage]) -> list[str]:
+        """Put messages aside for ``delay_ms`` by the server's clock; otherwise as :meth:`enqueue`."""
+        k = self.keys(queue)
+        packed = [
+            _pack((m.message_id, m.deduplication_key, m.successor, entry.pack(m.fields, m.level))) for m in messages
+        ]
+        keys = (k.scheduled, k.scheduled_messages, k.wake, k.dedup, k.job_prefix)
+        return [id.decode() for id in self._run("schedule", keys, token, delay_ms, *packed)]
+
+    def fetch(
+        self, queue: str, consumer: str, count: int, *, lowest_first: bool, suspects: int, signals: Sequence[bytes]
+    ) -> Fetched:
+        """Promote what is due and take up to ``count`` entries, of which at most ``suspects`` suspects."""
+        k = self.keys(queue)
+        keys = (k.scheduled, k.scheduled_messages, k.control, k.wake, *k.ready)
+        now, due, gated, rows = self._run("fetch", keys, consumer, count, int(lowest_first), suspects, *signals)
+        handed = [Handed(Lease(level, id, deliveries, consumer), fields) for level, id, deliveries, fields in rows]
+        return Fetched(handed, None if due < 0 else max(0, due - now), bool(gated))
+
+    def settle(self, queue: str, settlements: Sequence[Settlement]) -> list[Settled]:
+        """End deliveries in one round trip; a stale one changes nothing."""
+        k = self.keys(queue)
+        keys = (
+            *(k.scheduled, k.scheduled_messages, k.dead, k.dead_messages),
+            *(k.control, k.wake, k.dedup, k.job_prefix, *k.ready),
+        )
+        return [Settled(reply) for reply in self._run("settle", keys, *map(_pack_settlement, settlements))]
+
+    def renew(self, queue: str, leases: Sequence[Lease]) -> list[Lease]:
+        """Renew leases; returns those that are lost."""
+        packed = [_pack((lease.level, lease.entry_id, lease.count, lease.consumer)) for lease in leases]
+        return [leases[index - 1] for index in self._run("renew", self.keys(queue).ready, *packed)]
+
+    def reclaim(
+        self, queue: str, level: int, lease_ms: int, max_deliveries: int, limit: int, cursor: bytes
+    ) -> Reclaimed:
+        """Take deliveries whose lease has expired, from ``cursor`` on (``0-0`` begins and ends)."""
+        keys = self._hand_back_keys(queue, level)
+        return Reclaimed(*self._run("reclaim", keys, lease_ms, max_deliveries, limit, cursor, level))
+
+    def reclaim_consumer(
+        self, queue: str, level: int, consumer: str, max_deliveries: int, limit: int
+    ) -> tuple[int, int]:
+        """Take what a vanished consumer held; returns how many were released and buried."""
+        keys = self._hand_back_keys(queue, level)
+        released, buried = self._run("reclaim_consumer", keys, consumer, max_deliveries, limit, level)
+        return released, buried
+
+    def _hand_back_keys(self, queue: str, level: int) -> tuple[str, ...]:
+        k = self.keys(queue)
+        return (k.dead, k.dead_messages, k.wake, k.dedup, k.job_prefix, k.ready[level])
+
+    def reap(self, stream: str, idle_ms: int, *, drop_pending: bool = False) -> int:
+        """Forget consumers unseen for ``idle_ms`` that hold nothing; returns how many."""
+        return int(self._run("reap", (stream,), idle_ms, int(drop_pending)))
+
+    def redrive(self, queue: str, letters: Iterable[tuple[str, str, int, Fields | list[bytes]]]) -> int:
+        """Move dead letters (key, message id, level, fields) back; returns how many were still there."""
+        k = self.keys(queue)
+        keys = (k.dead, k.dead_messages, k.control, k.wake, k.job_prefix, *k.ready)
+        return int(self._run("redrive", keys, *map(_pack, letters)))
+
+    def purge(self, queue: str, limit: int) -> int:
+        """Drop up to ``limit`` messages from each place but the dead letters; 0 means none are left."""
+        k = self.keys(queue)
+        return int(self._run("purge", (k.scheduled, k.scheduled_messages, k.dedup, k.job_prefix, *k.ready), limit))
+
+    def sweep(self, queue: str, age_ms: int, limit: int) -> int:
+        """Drop up to ``limit`` dead letters of at least ``age_ms``; returns how many."""
+        k = self.keys(queue)
+        return int(self._run("sweep", (k.dead, k.dead_messages), age_ms, limit))
+
+    def pause(self, queue: str) -> bool:
+        """Hand nothing more over; False if the queue was paused already."""
+        k = self.keys(queue)
+        return bool(self._run("pause", (k.control, k.wake)))
+
+    def resume(self, queue: str) -> bool:
+        """End a pause; False if there was none."""
+        k = self.keys(queue)
+        return bool(self._run("resume", (k.control, k.wake)))
+
+    def limit(self, queue: str, *, global_concurrency: int | None, rate: int | None, period_ms: int) -> None:
+        """Set or (with None) lift the queue's global concurrency and rate a period."""
+        k = self.keys(queue)
+        concurrency = "" if global_concurrency is None else str(global_concurrency)
+        self._run("limit", (k.control, k.wake), concurrency, "" if rate is None else str(rate), period_ms)
+
+
+def _pack_settlement(s: Settlement) -> bytes:
+    lease = s.lease
+    fence = (lease.level, lease.entry_id, lease.count, lease.consumer, s.message_id, s.deduplication_key)
+    match s.outcome:
+        case Done():
+            return _pack(("done", *fence))
+        case Retry(delay_ms, level, fields):
+            return _pack(("retry", *fence, delay_ms, fields, entry.pack(fields, level)))
+        case Release():
+            return _pack(("release", *fence))
+        case Bury(reason, error, fields):
+            return _pack(("bury", *fence, reason, error, fields))
+        case outcome:
+            raise TypeError(f"{outcome!r} is no settlement")

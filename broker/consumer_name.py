@@ -1,0 +1,75 @@
+"""Who a consumer is: a name that tells a living process from a vanished one."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerName:
+    """``host/namespace/pid/start/boot``: unique over hosts, containers, pid reuse and restarts.
+
+    ``boot`` counts the workers started in one process, so that a settlement of an earlier
+    one never passes the fence of a later one.
+    """
+
+    host: str
+    pid_namespace: str
+    pid: int
+    started: str
+    boot: int
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.pid_namespace}/{self.pid}/{self.started}/{self.boot}"
+
+    @classmethod
+    def of_this_process(cls, boot: int) -> ConsumerName:
+        pid = os.getpid()
+        return cls(socket.gethostname(), _pid_namespace(), pid, _started(pid) or "0", boot)
+
+    @classmethod
+    def parse(cls, name: str) -> ConsumerName | None:
+        """The parts of a name, or None for a consumer that is not ours."""
+        parts = name.rsplit("/", 4)
+        if len(parts) != 5 or not parts[2].isdigit() or not parts[4].isdigit():
+            return None
+        return cls(parts[0], parts[1], int(parts[2]), parts[3], int(parts[4]))
+
+    def vanished(self, here: ConsumerName) -> bool:
+        """True only when this name's process is certainly gone: it is told by ``here``'s own kernel."""
+        if (self.host, self.pid_namespace) != (here.host, here.pid_namespace):
+            return False
+        if self.pid == here.pid and self.started == here.started:
+            return self.boot < here.boot
+        return _started(self.pid) != self.started
+
+
+def _pid_namespace() -> str:
+    # Two containers may share a host name; a pid means something only inside its namespace.
+    try:
+        return str(os.stat("/proc/self/ns/pid").st_ino)
+    except OSError:
+        return "0"
+
+
+def _started(pid: int) -> str | None:
+    """The start time of a process in clock ticks since boot; None when it is not there."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            # The command in parentheses may hold anything: count from its end (proc(5), field 22).
+            state, *fields = stat.read().rpartition(b")")[2].split()
+    except OSError:
+        return "0" if not os.path.isdir("/proc/self") and _exists(pid) else None
+    return None if state in (b"Z", b"X") else fields[18].decode()
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

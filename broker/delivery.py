@@ -1,0 +1,145 @@
+"""A message in the hands of this process, and all of one queue that are."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from dramatiq.broker import MessageProxy
+from dramatiq.message import Message
+
+from broker.outcome import Outcome
+
+#: The delivery count from which an entry is a suspect: its earlier deliveries ended
+#: without being settled, so it may be what kills workers. Kept in step with fetch.lua.
+SUSPECT_FROM = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The place of an entry and the fence that settling it checks."""
+
+    level: int
+    entry_id: bytes
+    count: int
+    consumer: str
+
+
+class Delivery(MessageProxy):
+    """Dramatiq's proxy of a message, with the lease under which it runs."""
+
+    def __init__(self, message: Message[Any], lease: Lease) -> None:
+        super().__init__(message)
+        self.lease = lease
+        #: Decided before ack or nack asks for it, by a retry for instance.
+        self.outcome: Outcome | None = None
+        #: The actor or a middleware enqueued a copy of this message under its own id.
+        self.requeued = False
+
+    @property
+    def exception(self) -> BaseException | None:
+        """What the actor raised, until Dramatiq clears it."""
+        return self._exception
+
+
+class InFlight:
+    """The deliveries of one queue that this process holds. Thread-safe.
+
+    It outlives the consumer objects, which Dramatiq replaces after an error.
+    """
+
+    def __init__(self, concurrency: int | None = None) -> None:
+        self._concurrency = concurrency
+        self._changed = threading.Condition()
+        self._held: dict[bytes, Delivery] = {}
+        self._buffer: deque[Delivery] = deque()
+        self._awaited_room = 0
+
+    def limit(self, prefetch: int) -> int:
+        """The most deliveries to hold at once, those that run included."""
+        return prefetch if self._concurrency is None else min(prefetch, self._concurrency)
+
+    def add(self, deliveries: Iterable[Delivery]) -> None:
+        with self._changed:
+            for delivery in deliveries:
+                self._held[delivery.lease.entry_id] = delivery
+                self._buffer.append(delivery)
+
+    def next(self, limit: int) -> Delivery | None:
+        """The next delivery for Dramatiq, unless ``limit`` of them are with it already."""
+        with self._changed:
+            if self._buffer and len(self._held) - len(self._buffer) < limit:
+                return self._buffer.popleft()
+            return None
+
+    def remove(self, delivery: Delivery) -> bool:
+        """Forget a delivery; False when it was not held (released before, say)."""
+        with self._changed:
+            if self._held.get(delivery.lease.entry_id) is not delivery:
+                return False
+            del self._held[delivery.lease.entry_id]
+            if self._awaited_room:
+                self._changed.notify_all()
+            return True
+
+    def wait_for_room(self, limit: int, wanted: int, timeout: float) -> int:
+        """Wait up to ``timeout`` seconds for ``wanted`` free places; returns how many there are."""
+        with self._changed:
+            self._awaited_room = wanted
+            self._changed.wait_for(lambda: limit - len(self._held) >= wanted, timeout)
+            self._awaited_room = 0
+            return limit - len(self._held)
+
+    def holds(self, message_id: str) -> Delivery | None:
+        """The delivery of a message that this process holds, if it does."""
+        with self._changed:
+            for delivery in self._held.values():
+                if delivery.message_id == message_id:
+                    return delivery
+            return None
+
+    def leases(self) -> list[Lease]:
+        with self._changed:
+            return [delivery.lease for delivery in self._held.values()]
+
+    def drain(self) -> list[Delivery]:
+        """Take everything out, for handing it back at shutdown."""
+        with self._changed:
+            held = list(self._held.values())
+            self._held.clear()
+            self._buffer.clear()
+            self._changed.notify_all()
+            return held
+
+
+class SuspectSlot:
+    """At most one suspect a process: the killer dies alone. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holder: bytes | None = None
+        self._reserved = False
+
+    def reserve(self) -> bool:
+        """Ask to fetch one suspect; a True must be followed by :meth:`occupy`."""
+        with self._lock:
+            if self._reserved or self._holder is not None:
+                return False
+            self._reserved = True
+            return True
+
+    def occupy(self, leases: Iterable[Lease]) -> None:
+        """Say what the fetch brought; without a suspect among it the slot is free again."""
+        with self._lock:
+            self._reserved = False
+            for lease in leases:
+                if lease.count >= SUSPECT_FROM:
+                    self._holder = lease.entry_id
+
+    def free(self, lease: Lease) -> None:
+        with self._lock:
+            if self._holder == lease.entry_id:
+                self._holder = None

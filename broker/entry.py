@@ -1,0 +1,169 @@
+"""The wire format: a Dramatiq message as the fields of a stream entry, and back.
+
+``docs/wire-format.md`` describes it for producers in other languages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+import msgspec
+from dramatiq.encoder import JSONEncoder
+from dramatiq.errors import DecodeError
+from dramatiq.message import Message, get_encoder
+
+#: Field, value, field, value, ...: the order in which XADD takes them.
+Fields: TypeAlias = list[str | bytes]
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(list[str | bytes]).decode
+_encode_json = msgspec.json.Encoder().encode
+_decode_json = msgspec.json.Decoder().decode
+
+
+def encode(message: Message[Any]) -> Fields:
+    """The fields of a message; its queue is the key, so it is not among them.
+
+    Raises whatever the encoder raises for a value it can't represent.
+    """
+    encoder = get_encoder()
+    if type(encoder) is not JSONEncoder:
+        return ["id", message.message_id, "message", encoder.encode(message.asdict())]
+    fields: Fields = [
+        "id",
+        message.message_id,
+        "actor",
+        message.actor_name,
+        "at",
+        str(message.message_timestamp),
+        "args",
+        dump_json(message.args),
+    ]
+    if message.kwargs:
+        fields += ("kwargs", dump_json(message.kwargs))
+    if message.options:
+        fields += ("options", dump_json(message.options))
+    return fields
+
+
+def decode(queue_name: str, fields: Mapping[bytes, bytes]) -> Message[Any]:
+    """The message of an entry that was read from a queue.
+
+    Raises:
+      DecodeError: a field is missing or can't be decoded.
+    """
+    try:
+        if b"message" in fields:
+            return _decode_foreign(queue_name, fields[b"message"])
+        kwargs = fields.get(b"kwargs")
+        options = fields.get(b"options")
+        return Message(
+            queue_name=queue_name,
+            actor_name=fields[b"actor"].decode(),
+            args=tuple(_expect(list, load_json(fields[b"args"]))),
+            kwargs={} if kwargs is None else _expect(dict, load_json(kwargs)),
+            options={} if options is None else _expect(dict, load_json(options)),
+            message_id=fields[b"id"].decode(),
+            message_timestamp=int(fields[b"at"]),
+        )
+    except DecodeError:
+        raise
+    except Exception as error:
+        raise DecodeError(f"entry of queue {queue_name!r}: {type(error).__name__}: {error}", dict(fields), error) from error
+
+
+def _decode_foreign(queue_name: str, data: bytes) -> Message[Any]:
+    # Not Message.decode: that one knows only the encoder, and the queue is ours to say.
+    values = get_encoder().decode(data)
+    return Message(**{**values, "args": tuple(values["args"]), "queue_name": queue_name})
+
+
+def _expect(kind: type[Any], value: Any) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"expected a JSON {'array' if kind is list else 'object'}, got {type(value).__name__}")
+    return value
+
+
+def dump_json(value: Any) -> bytes:
+    """JSON as Dramatiq's encoder would write it, at msgspec's speed where the two agree.
+
+    msgspec turns NaN and the infinities into null and refuses lone surrogates and some
+    keys; those go through the standard library, so that they survive as with RedisBroker.
+    """
+    try:
+        encoded = _encode_json(value)
+    except (TypeError, ValueError):
+        return _dump_with_stdlib(value)
+    return _dump_with_stdlib(value) if b"null" in encoded else encoded
+
+
+def _dump_with_stdlib(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":"), default=_to_builtins).encode()
+
+
+def _to_builtins(value: Any) -> Any:
+    builtin = msgspec.to_builtins(value)
+    if builtin is value:
+        raise TypeError(f"{type(value).__name__} is not JSON serializable")
+    return builtin
+
+
+def load_json(data: bytes) -> Any:
+    """The inverse of :func:`dump_json`; raises ValueError for what is no JSON."""
+    try:
+        return _decode_json(data)
+    except msgspec.DecodeError:
+        return json.loads(data)
+
+
+def size(fields: Fields) -> int:
+    """Bytes of the fields' names and values."""
+    return sum(len(part) for part in fields)
+
+
+def pack(fields: Fields, level: int = 0) -> bytes:
+    """The fields as one msgpack array of strings, for messages outside a stream."""
+    return _pack([*fields, "level", str(level)] if level else fields)
+
+
+def unpack(data: bytes) -> list[bytes]:
+    """The inverse of :func:`pack`, every part as bytes."""
+    return [part.encode() if isinstance(part, str) else part for part in _unpack_parts(data)]
+
+
+def _unpack_parts(data: bytes) -> Iterable[str | bytes]:
+    try:
+        return _unpack(data)
+    except msgspec.DecodeError:
+        # Scripts pack every part as a msgpack string, also bytes that are no UTF-8.
+        return _unpack_raw(data)
+
+
+def _unpack_raw(data: bytes) -> list[bytes]:
+    position, count = _header(data, 0, fixed=0x90, mask=0x0F, wide={0xDC: 2, 0xDD: 4})
+    parts = []
+    for _ in range(count):
+        position, length = _header(
+            data, position, fixed=0xA0, mask=0x1F, wide={0xD9: 1, 0xDA: 2, 0xDB: 4, 0xC4: 1, 0xC5: 2, 0xC6: 4}
+        )
+        parts.append(data[position : position + length])
+        position += length
+    return parts
+
+
+def _header(data: bytes, position: int, *, fixed: int, mask: int, wide: Mapping[int, int]) -> tuple[int, int]:
+    """Read one msgpack length; returns the position after it and the length."""
+    tag = data[position]
+    if tag in wide:
+        end = position + 1 + wide[tag]
+        return end, int.from_bytes(data[position + 1 : end], "big")
+    if tag & ~mask & 0xFF != fixed:
+        raise ValueError(f"no msgpack string or array at byte {position}: {tag:#x}")
+    return position + 1, tag & mask
+
+
+def to_mapping(parts: list[bytes]) -> dict[bytes, bytes]:
+    """Pair up field, value, field, value, ... as a reply carries them."""
+    return dict(zip(parts[::2], parts[1::2], strict=True))

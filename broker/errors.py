@@ -1,0 +1,107 @@
+"""Every error Headrace raises, and the one place where redis-py's become Dramatiq's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import redis
+from dramatiq.errors import ConnectionClosed, ConnectionFailed
+
+
+class HeadraceError(Exception):
+    """Base of the errors that are not Dramatiq's own."""
+
+
+class _FieldError(HeadraceError):
+    """Says which field was wrong, what it held and which rule it broke."""
+
+    def __init__(self, field: str, value: object, rule: str) -> None:
+        super().__init__(f"{field}: {rule}, got {value!r}")
+        self.field = field
+        self.value = value
+        self.rule = rule
+
+
+class SettingsError(_FieldError):
+    """A setting is unknown or breaks its rule."""
+
+
+class InvalidOption(_FieldError, ValueError):
+    """An option of a message or of the broker breaks its rule; nothing was enqueued."""
+
+
+class MessageTooLarge(HeadraceError, ValueError):
+    """The encoded message is over the limit; nothing was enqueued. Sizes are bytes."""
+
+    def __init__(self, actor: str, size: int, limit: int) -> None:
+        super().__init__(f"message for actor {actor!r}: {size} bytes encoded, the limit is {limit}")
+        self.actor = actor
+        self.size = size
+        self.limit = limit
+
+
+class UnsupportedClient(HeadraceError, ValueError):
+    """The redis client handed to the broker can't carry bytes unchanged."""
+
+
+class ServerRefused(ConnectionFailed):
+    """A worker must not run against this server; it exits with Dramatiq's connection code."""
+
+
+class ServerTooOld(ServerRefused):
+    """The server lacks commands or script flags that the transitions need."""
+
+
+class EvictionPolicyRefused(ServerRefused):
+    """The server may evict keys, which would lose jobs without a trace."""
+
+
+class AuthenticationRefused(ServerRefused):
+    """The server rejected the credentials or denied a command by its ACL."""
+
+
+class ServerOutOfMemory(ConnectionClosed):
+    """The server is at maxmemory: the enqueue wrote nothing and may be repeated."""
+
+
+_TRANSIENT = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.TryAgainError,
+    redis.exceptions.MasterDownError,
+)
+
+# Codes that redis-py has no class of its own for.
+_TRANSIENT_CODES = ("MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "READONLY", "BUSY", "UNBLOCKED")
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise Dramatiq's connection errors in place of redis-py's.
+
+    redis-py's TimeoutError is no ConnectionError and a refusal by the server is a
+    ResponseError; Dramatiq's worker retries only BrokerConnectionError.
+
+    Raises:
+      AuthenticationRefused: wrong credentials, or a command denied by the ACL.
+      ServerOutOfMemory: the server is at maxmemory.
+      ConnectionClosed: anything that may pass by itself.
+    """
+    try:
+        yield
+    except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+        raise AuthenticationRefused(f"the server refused access: {error}") from error
+    except redis.exceptions.OutOfMemoryError as error:
+        raise ServerOutOfMemory(f"the server is out of memory: {error}") from error
+    except _TRANSIENT as error:
+        raise ConnectionClosed(error) from error
+    except redis.ResponseError as error:
+        text = str(error)
+        if text.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
+            raise AuthenticationRefused(f"the server refused access: {error}") from error
+        if text.startswith(_TRANSIENT_CODES):
+            raise ConnectionClosed(error) from error
+        raise

@@ -1,0 +1,67 @@
+"""The names of everything Headrace keeps in Redis, built here and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+#: The consumer group of every ready stream and of the wake stream.
+GROUP = "workers"
+
+#: The consumer inside the group that owns entries handed back and not yet taken again.
+RELEASED = "~released"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueKeys:
+    """The keys of one queue; all share the hash tag ``ns:q`` and so one cluster slot."""
+
+    namespace: str
+    queue: str
+    max_priority: int
+    ready: tuple[str, ...] = field(init=False)
+    """One stream a level, lowest first: ``ready[level]``."""
+
+    def __post_init__(self) -> None:
+        levels = tuple(self._key(f"ready:{level}") for level in range(self.max_priority + 1))
+        object.__setattr__(self, "ready", levels)
+
+    def _key(self, name: str) -> str:
+        return f"{{{self.namespace}:{self.queue}}}:{name}"
+
+    @property
+    def wake(self) -> str:
+        return self._key("wake")
+
+    @property
+    def scheduled(self) -> str:
+        return self._key("scheduled")
+
+    @property
+    def scheduled_messages(self) -> str:
+        return self._key("scheduled:messages")
+
+    @property
+    def dead(self) -> str:
+        return self._key("dead")
+
+    @property
+    def dead_messages(self) -> str:
+        return self._key("dead:messages")
+
+    @property
+    def control(self) -> str:
+        return self._key("control")
+
+    @property
+    def dedup(self) -> str:
+        return self._key("dedup")
+
+    @property
+    def job_prefix(self) -> str:
+        """A job's record is this prefix and the message id (scripts complete it)."""
+        return self._key("job:")
+
+
+def queues_key(namespace: str) -> str:
+    """The registry of queue names."""
+    return f"{{{namespace}}}:queues"

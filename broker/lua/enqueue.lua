@@ -1,0 +1,37 @@
+#!lua
+-- enqueue: make messages of one queue ready to run.
+-- KEYS[1] wake        STREAM  signals for consumers that do not block on the levels
+-- KEYS[2] control     HASH    present when the queue is paused or limited
+-- KEYS[3] dedup       HASH    deduplication key -> message id
+-- KEYS[4] job prefix  prefix of the records, completed with the message id
+-- KEYS[5..] ready     STREAM  one a level, lowest first
+-- ARGV[1] token       str     names this attempt: a repeat with the same token changes nothing
+-- ARGV[2..] message   msgpack [id, level, deduplication key or "", successor, [field, value, ...]]
+-- Returns for each message the id it is known by: its own, or the holder of its deduplication key
+-- Errors  BADARG a level without a stream; nothing written
+-- Cost    O(1) a message
+--@include wake
+--@include admit
+local token, job_prefix = ARGV[1], KEYS[4]
+local messages = {}
+for i = 2, #ARGV do
+  local message = cmsgpack.unpack(ARGV[i])
+  if not KEYS[5 + message[2]] then
+    return redis.error_reply("BADARG level " .. tostring(message[2]))
+  end
+  messages[i - 1] = message
+end
+
+local known, added = {}, 0
+for i, message in ipairs(messages) do
+  local id, new = admit(job_prefix, KEYS[3], token, message[1], message[3], message[4])
+  known[i] = id
+  if new then
+    redis.call("XADD", KEYS[5 + message[2]], "*", unpack(message[5]))
+    added = added + 1
+  end
+end
+if added > 0 and redis.call("EXISTS", KEYS[2]) == 1 then
+  signal(KEYS[1], added)
+end
+return known

@@ -1,0 +1,148 @@
+#!lua
+-- fetch: promote what is due, then hand over entries, released ones before new ones.
+-- KEYS[1] scheduled  ZSET    id -> due time, unix ms
+-- KEYS[2] messages   HASH    id -> the entry's fields, packed
+-- KEYS[3] control    HASH    paused, global_concurrency, rate, rate_period and the bucket
+-- KEYS[4] wake       STREAM  signals; the group is made here
+-- KEYS[5..] ready    STREAM  one a level, lowest first; the groups are made here
+-- ARGV[1] consumer   str
+-- ARGV[2] count      int     the most deliveries to hand over
+-- ARGV[3] lowest     0|1     serve the lowest level first, so that nothing starves
+-- ARGV[4] suspects   int     how many suspects may be handed over
+-- ARGV[5..] signal   id      signals the consumer has read
+-- Returns {now, earliest due or -1, gated 0|1, {{level, entry id, delivery count, {field, value, ...}}, ...}}; times unix ms
+-- Errors  none of its own
+-- Cost    O(levels + count + promoted log N), at most 200 promoted a call
+--@include clock
+local PROMOTED_PER_CALL = 200
+local SUSPECT_FROM = 3  -- the delivery count from which an entry may be what kills workers
+local SCANNED_RELEASED = 64
+
+local now = now_ms()
+local consumer, count, suspects = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4])
+local deliveries = {}
+
+local function ensure_group(key)
+  local made = redis.pcall("XGROUP", "CREATE", key, "workers", "0", "MKSTREAM")
+  if made.err and not string.find(made.err, "BUSYGROUP", 1, true) then
+    return error(made.err)
+  end
+end
+
+-- A stream may vanish at any time (FLUSHALL, DEL): the group is made again at 0.
+local function with_group(key, ...)
+  local reply = redis.pcall(...)
+  if type(reply) == "table" and reply.err and string.find(reply.err, "NOGROUP", 1, true) then
+    ensure_group(key)
+    reply = redis.call(...)
+  end
+  return reply
+end
+
+if #ARGV > 4 then
+  with_group(KEYS[4], "XACK", KEYS[4], "workers", unpack(ARGV, 5))
+  redis.call("XDEL", KEYS[4], unpack(ARGV, 5))
+end
+
+local control = redis.call("HMGET", KEYS[3], "paused", "global_concurrency", "rate", "rate_period", "tokens", "tokens_at")
+local paused, concurrency, rate = control[1], tonumber(control[2] or ""), tonumber(control[3] or "")
+local gated = (paused or concurrency or rate) and 1 or 0
+local opens_at = false  -- when a limit lets the next job through, unix ms
+
+if paused then
+  with_group(KEYS[4], "XPENDING", KEYS[4], "workers")
+  return { now, -1, gated, deliveries }
+end
+
+-- Promote. The order of the due times is kept.
+for _, id in ipairs(redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", now, "LIMIT", 0, PROMOTED_PER_CALL)) do
+  local packed = redis.call("HGET", KEYS[2], id)
+  if packed then
+    local fields, level = cmsgpack.unpack(packed), 0
+    if fields[#fields - 1] == "level" then
+      level = tonumber(fields[#fields])
+      fields[#fields], fields[#fields - 1] = nil, nil
+    end
+    redis.call("XADD", KEYS[5 + math.min(level, #KEYS - 5)], "*", unpack(fields))
+  end
+  redis.call("ZREM", KEYS[1], id)
+  redis.call("HDEL", KEYS[2], id)
+end
+
+if concurrency then
+  local in_flight = 0
+  for i = 5, #KEYS do
+    local summary = with_group(KEYS[i], "XPENDING", KEYS[i], "workers")
+    in_flight = in_flight + summary[1]
+    for _, owner in ipairs(summary[4] or {}) do
+      if owner[1] == "~released" then
+        in_flight = in_flight - tonumber(owner[2])
+      end
+    end
+  end
+  count = math.min(count, math.max(0, concurrency - in_flight))
+end
+
+local tokens
+if rate then
+  local period = tonumber(control[4] or "1000")
+  local before, at = tonumber(control[5] or "") or rate, tonumber(control[6] or "") or now
+  tokens = math.min(rate, before + math.max(0, now - at) * rate / period)
+  count = math.min(count, math.floor(tokens))
+  if tokens < 1 then
+    opens_at = now + math.ceil((1 - tokens) * period / rate)
+  end
+end
+
+local function hand_over_released(level, key)
+  local pending = with_group(key, "XPENDING", key, "workers", "-", "+", count - #deliveries + SCANNED_RELEASED, "~released")
+  for _, entry in ipairs(pending) do
+    if #deliveries >= count then
+      return
+    end
+    local delivery = entry[4] + 1
+    local suspect = delivery >= SUSPECT_FROM
+    if not suspect or suspects > 0 then
+      local claimed = redis.call("XCLAIM", key, "workers", consumer, 0, entry[1])
+      if claimed[1] and claimed[1][2] then
+        deliveries[#deliveries + 1] = { level, entry[1], delivery, claimed[1][2] }
+        if suspect then
+          suspects = suspects - 1
+        end
+      end
+    end
+  end
+end
+
+local function hand_over_new(level, key)
+  if #deliveries >= count then
+    return
+  end
+  local reply = redis.call("XREADGROUP", "GROUP", "workers", consumer, "COUNT", count - #deliveries, "STREAMS", key, ">")
+  if reply then
+    for _, entry in ipairs(reply[1][2]) do
+      deliveries[#deliveries + 1] = { level, entry[1], 1, entry[2] }
+    end
+  end
+end
+
+local first, last, step = #KEYS, 5, -1
+if ARGV[3] == "1" then
+  first, last, step = 5, #KEYS, 1
+end
+for i = first, last, step do
+  hand_over_released(i - 5, KEYS[i])
+  hand_over_new(i - 5, KEYS[i])
+end
+
+if tokens then
+  redis.call("HSET", KEYS[3], "tokens", tostring(tokens - #deliveries), "tokens_at", string.format("%d", now))
+end
+with_group(KEYS[4], "XPENDING", KEYS[4], "workers")
+
+local head = redis.call("ZRANGE", KEYS[1], 0, 0, "WITHSCORES")
+local due = tonumber(head[2] or "")
+if opens_at and (not due or opens_at < due) then
+  due = opens_at
+end
+return { now, due or -1, gated, deliveries }

@@ -1,0 +1,28 @@
+-- Give entries whose delivery ended unsettled to ~released, or bury those that were delivered too often.
+-- Needs now_ms, bury, finish, release_deduplication and field. Returns the numbers released and buried.
+local function hand_back(keys, entries, max_deliveries, level)
+  local released, buried = 0, 0
+  for _, entry in ipairs(entries) do
+    local id, deliveries = entry[1], entry[4]
+    local found = redis.call("XRANGE", keys.ready, id, id)[1]
+    if not found then
+      redis.call("XACK", keys.ready, "workers", id)  -- deleted by hand: nothing left to run
+    elseif deliveries >= max_deliveries then
+      local message = field(found[2], "id")
+      local error = "delivered " .. deliveries .. " times and never settled: it may kill its worker"
+      bury(keys.dead, keys.dead_messages, message or (level .. ":" .. id), id, now_ms(), "max_deliveries", error, deliveries, level, found[2])
+      if message then
+        local job_prefix = keys.job_prefix
+        release_deduplication(keys.dedup, redis.call("HGET", job_prefix .. message, "dedup") or "", message)
+        finish(job_prefix .. message, "dead")
+      end
+      redis.call("XACK", keys.ready, "workers", id)
+      redis.call("XDEL", keys.ready, id)
+      buried = buried + 1
+    else
+      redis.call("XCLAIM", keys.ready, "workers", "~released", 0, id, "JUSTID")
+      released = released + 1
+    end
+  end
+  return released, buried
+end

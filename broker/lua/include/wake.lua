@@ -1,0 +1,17 @@
+-- One signal unblocks one consumer (they read with COUNT 1). What nobody waits for is trimmed.
+local SIGNALS_KEPT = 64
+
+local function signal(wake, count)
+  for _ = 1, math.min(count, SIGNALS_KEPT) do
+    redis.call("XADD", wake, "MAXLEN", SIGNALS_KEPT, "*", "s", "")
+  end
+end
+
+-- As many signals as there are consumers, so that every blocked one looks again.
+local function signal_all(wake)
+  local consumers = redis.pcall("XINFO", "CONSUMERS", wake, "workers")
+  local count = consumers.err and 1 or math.max(1, #consumers)
+  for _ = 1, count do
+    redis.call("XADD", wake, "MAXLEN", math.max(SIGNALS_KEPT, count), "*", "s", "")
+  end
+end

@@ -1,0 +1,33 @@
+#!lua flags=allow-oom
+-- reclaim_consumer: take what a vanished consumer held, without waiting for its leases; one level.
+-- KEYS[1] dead        ZSET    id -> time of death, unix ms
+-- KEYS[2] dead messages HASH  id -> evidence and message, packed
+-- KEYS[3] wake        STREAM
+-- KEYS[4] dedup       HASH    deduplication key -> message id
+-- KEYS[5] job prefix  prefix of the records, completed with the message id
+-- KEYS[6] ready       STREAM  of this level
+-- ARGV[1] consumer    str     whose process no longer exists
+-- ARGV[2] max deliveries int  an entry delivered so often is buried, not released
+-- ARGV[3] limit       int     the most entries to take in this call
+-- ARGV[4] level       int     of the ready stream, kept with what is buried
+-- Returns {released, buried}; both 0 when the consumer holds nothing more
+-- Errors  none of its own
+-- Cost    O(limit)
+--@include clock
+--@include wake
+--@include record
+--@include bury
+--@include fields
+--@include hand_back
+local ready = KEYS[6]
+local entries = redis.pcall("XPENDING", ready, "workers", "-", "+", ARGV[3], ARGV[1])
+if entries.err then
+  if string.find(entries.err, "NOGROUP", 1, true) then
+    return { 0, 0 }
+  end
+  return entries
+end
+local keys = { dead = KEYS[1], dead_messages = KEYS[2], dedup = KEYS[4], job_prefix = KEYS[5], ready = ready }
+local released, buried = hand_back(keys, entries, tonumber(ARGV[2]), ARGV[4])
+signal(KEYS[3], released)
+return { released, buried }

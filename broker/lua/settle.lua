@@ -1,0 +1,112 @@
+#!lua flags=allow-oom
+-- settle: end deliveries of one queue, each with its outcome, behind its fence.
+-- KEYS[1] scheduled   ZSET    id -> due time, unix ms
+-- KEYS[2] messages    HASH    id -> the entry's fields, packed
+-- KEYS[3] dead        ZSET    id -> time of death, unix ms
+-- KEYS[4] dead messages HASH  id -> evidence and message, packed
+-- KEYS[5] control     HASH    present when the queue is paused or limited
+-- KEYS[6] wake        STREAM
+-- KEYS[7] dedup       HASH    deduplication key -> message id
+-- KEYS[8] job prefix  prefix of the records, completed with the message id
+-- KEYS[9..] ready     STREAM  one a level, lowest first
+-- ARGV[1..] settlement msgpack [outcome, level, entry id, delivery count, consumer, message id, deduplication key or "", ...] and then
+--           done      nothing
+--           retry     delay ms, [field, value, ...], the same packed with its level
+--           release   nothing
+--           bury      reason, error, [field, value, ...]
+-- Returns for each settlement ok, stale (another delivery owns the entry) or gone (no such entry)
+-- Errors  BADARG an unknown outcome or level; nothing written
+-- Cost    O(log N) a settlement, N pending, scheduled or dead
+--@include clock
+--@include wake
+--@include record
+--@include bury
+local SUSPECT_FROM = 3  -- as in fetch
+
+local now = now_ms()
+local job_prefix = KEYS[8]
+local signals = 0
+
+local function remove(s)
+  redis.call("XACK", KEYS[9 + s[2]], "workers", s[3])
+  redis.call("XDEL", KEYS[9 + s[2]], s[3])
+end
+
+local outcomes = {}
+
+function outcomes.done(s)
+  if s[6] ~= "" then
+    finish(job_prefix .. s[6], "completed")
+  end
+  release_deduplication(KEYS[7], s[7], s[6])
+  remove(s)
+end
+
+function outcomes.retry(s)
+  local delay = s[8]
+  if delay > 0 then
+    local head = redis.call("ZRANGE", KEYS[1], 0, 0, "WITHSCORES")
+    redis.call("HSET", KEYS[2], s[6], s[10])
+    redis.call("ZADD", KEYS[1], now + delay, s[6])
+    if not head[2] or now + delay < tonumber(head[2]) then
+      signals = signals + 1
+    end
+  else
+    redis.call("XADD", KEYS[9 + s[2]], "*", unpack(s[9]))
+  end
+  remove(s)
+end
+
+-- The delivery did not run to its end by nobody's fault, so it does not count.
+function outcomes.release(s)
+  redis.call("XCLAIM", KEYS[9 + s[2]], "workers", "~released", 0, s[3], "RETRYCOUNT", math.max(0, s[4] - 1), "JUSTID")
+  signals = signals + 1
+end
+
+function outcomes.bury(s)
+  local id = s[6] ~= "" and s[6] or (s[2] .. ":" .. s[3])
+  bury(KEYS[3], KEYS[4], id, s[3], now, s[8], s[9], s[4], s[2], s[10])
+  if s[6] ~= "" then
+    finish(job_prefix .. s[6], "dead")
+  end
+  release_deduplication(KEYS[7], s[7], s[6])
+  remove(s)
+end
+
+local settlements = {}
+for i = 1, #ARGV do
+  local s = cmsgpack.unpack(ARGV[i])
+  if not outcomes[s[1]] or not KEYS[9 + s[2]] then
+    return redis.error_reply("BADARG outcome " .. tostring(s[1]) .. " level " .. tostring(s[2]))
+  end
+  settlements[i] = s
+end
+
+local function fence(s)
+  local key = KEYS[9 + s[2]]
+  local pending = redis.pcall("XPENDING", key, "workers", s[3], s[3], 1)
+  local entry = not pending.err and pending[1]
+  if not entry then
+    return #redis.call("XRANGE", key, s[3], s[3]) == 0 and "gone" or "stale"
+  end
+  if entry[2] ~= s[5] or entry[4] ~= s[4] then
+    return "stale"
+  end
+  return "ok"
+end
+
+local replies = {}
+for i, s in ipairs(settlements) do
+  replies[i] = fence(s)
+  if replies[i] == "ok" then
+    outcomes[s[1]](s)
+    if s[4] >= SUSPECT_FROM then
+      signals = signals + 1  -- the next suspect may be taken
+    end
+  end
+end
+if redis.call("EXISTS", KEYS[5]) == 1 then
+  signals = signals + #settlements
+end
+signal(KEYS[6], signals)
+return replies

@@ -1,0 +1,55 @@
+"""How a delivery ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from broker.entry import Fields
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The job is finished; its entry goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """A successor with these fields takes the entry's place after ``delay_ms``."""
+
+    delay_ms: int
+    level: int
+    fields: Fields
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Hand the entry back to the group at once; this delivery does not count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bury:
+    """Move the message to the dead letters with the evidence."""
+
+    reason: str
+    error: str
+    fields: Fields
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """Settle nothing: the lease runs out and the entry is delivered again."""
+
+
+Outcome: TypeAlias = Done | Retry | Release | Bury | Abandon
+
+
+class Settled(Enum):
+    """What the server said of a settlement."""
+
+    OK = b"ok"
+    #: Another delivery owns the entry: this worker had lost its lease.
+    STALE = b"stale"
+    #: The entry is no longer there: settled before, or purged.
+    GONE = b"gone"
