@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import msgspec
-
 from broker import entry
 from broker.delivery import Lease
 from broker.entry import Fields
@@ -17,7 +15,7 @@ from broker.keys import QueueKeys, queues_key
 from broker.outcome import Bury, Done, Outcome, Release, Retry, Settled
 from broker.scripts import Client, script
 
-_pack = msgspec.msgpack.Encoder().encode
+_pack = entry.pack_array
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +198,7 @@ def _pack_settlement(s: Settlement) -> bytes:
         case Done():
             return _pack(("done", *fence))
         case Retry(delay_ms, level, fields):
-            return _pack(("retry", *fence, delay_ms, fields, entry.pack(fields, level)))
+            return _pack(("retry", *fence, delay_ms, fields, entry.pack(fields, level), level))
         case Release():
             return _pack(("release", *fence))
         case Bury(reason, error, fields):

@@ -17,8 +17,8 @@ from dramatiq.message import Message, get_encoder
 #: Field, value, field, value, ...: the order in which XADD takes them.
 Fields: TypeAlias = list[str | bytes]
 
-_pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(list[str | bytes]).decode
+_msgpack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(list[str]).decode
 _encode_json = msgspec.json.Encoder().encode
 _decode_json = msgspec.json.Decoder().decode
 
@@ -123,21 +123,43 @@ def size(fields: Fields) -> int:
     return sum(len(part) for part in fields)
 
 
-def pack(fields: Fields, level: int = 0) -> bytes:
+def pack(fields: Fields | list[bytes], level: int = 0) -> bytes:
     """The fields as one msgpack array of strings, for messages outside a stream."""
-    return _pack([*fields, "level", str(level)] if level else fields)
+    return pack_array([*fields, "level", str(level)] if level else fields)
+
+
+def pack_array(parts: Iterable[Any]) -> bytes:
+    """A msgpack array in which bytes are written as strings, at any depth.
+
+    The servers' cmsgpack knows no msgpack ``bin``.
+    """
+    return _msgpack(_as_strings(parts))
+
+
+def _as_strings(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return msgspec.Raw(_string_header(len(value)) + value)
+    if isinstance(value, list | tuple | map):
+        return [_as_strings(part) for part in value]
+    return value
+
+
+def _string_header(length: int) -> bytes:
+    if length < 32:
+        return bytes((0xA0 | length,))
+    if length < 1 << 8:
+        return bytes((0xD9, length))
+    if length < 1 << 16:
+        return b"\xda" + length.to_bytes(2, "big")
+    return b"\xdb" + length.to_bytes(4, "big")
 
 
 def unpack(data: bytes) -> list[bytes]:
     """The inverse of :func:`pack`, every part as bytes."""
-    return [part.encode() if isinstance(part, str) else part for part in _unpack_parts(data)]
-
-
-def _unpack_parts(data: bytes) -> Iterable[str | bytes]:
     try:
-        return _unpack(data)
-    except msgspec.DecodeError:
-        # Scripts pack every part as a msgpack string, also bytes that are no UTF-8.
+        return [part.encode() for part in _unpack(data)]
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        # Bytes that are no UTF-8 are strings to the scripts, but not to msgspec.
         return _unpack_raw(data)
 
 

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- fetch: promote what is due, then hand over entries, released ones before new ones.
 -- KEYS[1] scheduled  ZSET    id -> due time, unix ms
 -- KEYS[2] messages   HASH    id -> the entry's fields, packed

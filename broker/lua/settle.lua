@@ -11,7 +11,7 @@
 -- KEYS[9..] ready     STREAM  one a level, lowest first
 -- ARGV[1..] settlement msgpack [outcome, level, entry id, delivery count, consumer, message id, deduplication key or "", ...] and then
 --           done      nothing
---           retry     delay ms, [field, value, ...], the same packed with its level
+--           retry     delay ms, [field, value, ...], the same packed with its level, the successor's level
 --           release   nothing
 --           bury      reason, error, [field, value, ...]
 -- Returns for each settlement ok, stale (another delivery owns the entry) or gone (no such entry)
@@ -52,7 +52,7 @@ function outcomes.retry(s)
       signals = signals + 1
     end
   else
-    redis.call("XADD", KEYS[9 + s[2]], "*", unpack(s[9]))
+    redis.call("XADD", KEYS[9 + s[11]], "*", unpack(s[9]))
   end
   remove(s)
 end

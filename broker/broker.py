@@ -1,0 +1,375 @@
+"""Dramatiq's broker contract on Redis Streams."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import redis
+from dramatiq.broker import Broker, Consumer, MessageProxy
+from dramatiq.common import current_millis
+from dramatiq.errors import ActorNotFound, BrokerConnectionError, QueueJoinTimeout
+from dramatiq.message import Message
+from dramatiq.middleware import Middleware, Retries, Shutdown
+
+from broker import clients, entry, server
+from broker.commands import Commands, NewMessage, Settlement
+from broker.consumer import StreamsConsumer
+from broker.consumer_name import ConsumerName
+from broker.delivery import SUSPECT_FROM, Delivery, InFlight, Lease, SuspectSlot
+from broker.errors import InvalidOption, MessageTooLarge, ServerRefused
+from broker.inspector import Inspector
+from broker.keeper import Keeper
+from broker.outcome import Abandon, Bury, Done, Outcome, Release, Retry
+from broker.settler import Settler
+
+_FLUSH_SECONDS = 5.0
+_BATCH = 200
+_MAX_UNKNOWN_ACTOR_PAUSE = 15_000
+
+
+class StreamsBroker(Broker):
+    """A drop-in for Dramatiq's RedisBroker on Streams consumer groups.
+
+    Guarantee: a message whose ``enqueue`` returned runs at least once or is found among
+    the dead letters. Construction does no I/O; a worker checks its server when it boots.
+
+    Parameters (times in ms):
+      url, client, **parameters: as for RedisBroker.
+      heartbeat_timeout: the lease: how long a silent worker keeps its deliveries.
+      dead_message_ttl: how long dead letters are kept.
+      max_priority: the highest ``broker_priority``; 0 is the lowest and the default.
+      max_deliveries: unsettled deliveries after which an entry is buried.
+      concurrency: queue -> most jobs of it that run at once in this process.
+      max_message_bytes: encoded messages above it are refused.
+      unknown_actor_grace: how long a message without an actor is retried.
+      maintenance_chance: accepted for compatibility; maintenance is not left to chance here.
+    """
+
+    def __init__(
+        self,
+        *,
+        url: str | None = None,
+        client: Any = None,
+        namespace: str = "dramatiq",
+        middleware: list[Middleware] | None = None,
+        maintenance_chance: int = 1000,
+        heartbeat_timeout: int = 60_000,
+        dead_message_ttl: int = 604_800_000,
+        max_priority: int = 9,
+        max_deliveries: int = 5,
+        concurrency: Mapping[str, int] | None = None,
+        max_message_bytes: int = 16 * 1024 * 1024,
+        unknown_actor_grace: int = 60_000,
+        **parameters: Any,
+    ) -> None:
+        super().__init__(middleware=middleware)
+        for name, value, least in (
+            ("heartbeat_timeout", heartbeat_timeout, 1),
+            ("dead_message_ttl", dead_message_ttl, 0),
+            ("max_priority", max_priority, 0),
+            ("max_deliveries", max_deliveries, 1),
+            ("max_message_bytes", max_message_bytes, 1),
+            ("unknown_actor_grace", unknown_actor_grace, 0),
+        ):
+            _check_int(name, value, least)
+        if url:
+            parameters["connection_pool"] = redis.ConnectionPool.from_url(url)
+        self.client = client if client is not None else redis.Redis(**parameters)
+        clients.check(self.client)
+        self.actor_options |= {"broker_priority", "deduplication_key"}
+        self.queues: set[str] = set()
+        self.namespace = namespace
+        self.max_priority = max_priority
+        self.heartbeat_timeout = heartbeat_timeout
+        self.dead_message_ttl = dead_message_ttl
+        self.max_deliveries = max_deliveries
+        self.max_message_bytes = max_message_bytes
+        self.unknown_actor_grace = unknown_actor_grace
+        self.commands = Commands(self.client, namespace, max_priority)
+        self.inspector = Inspector(self.commands, namespace)
+        self.draining = threading.Event()
+        self.suspects = SuspectSlot()
+        self._concurrency = {} if concurrency is None else concurrency
+        self._producer = Commands(self.client, namespace, max_priority)
+        self._in_flight: dict[str, InFlight] = {}
+        self._lock = threading.Lock()
+        self._boots = 0
+        self._name = ConsumerName.of_this_process(0)
+        self._registered: set[str] = set()
+        self._blocking: Any = None
+        self._checked = False
+        self._settler: Settler | None = None
+        self._keeper: Keeper | None = None
+
+    # -- Dramatiq's contract ----------------------------------------------------------
+
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
+        """A consumer of one queue; raises Dramatiq's connection errors."""
+        if not self._checked:
+            server.check(self.client)
+            self._checked = True
+        return StreamsConsumer(self, queue_name, prefetch, timeout)
+
+    def declare_queue(self, queue_name: str) -> None:
+        """Declare a queue; idempotent. Delays need no queue of their own here."""
+        if queue_name not in self.queues:
+            self.emit_before("declare_queue", queue_name)
+            self.queues.add(queue_name)
+            self.emit_after("declare_queue", queue_name)
+
+    def get_declared_queues(self) -> set[str]:
+        return self.queues.copy()
+
+    def enqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
+        """Enqueue a message, ``delay`` ms from now if given.
+
+        Idempotent while the message waits or runs; a retry of a message in flight becomes
+        part of its settlement.
+
+        Raises:
+          InvalidOption, MessageTooLarge: nothing was enqueued.
+          BrokerConnectionError: it may or may not have been enqueued.
+        """
+        if isinstance(message, Delivery):
+            return self._retry(message, delay)
+        return self._send([message], delay)[0]
+
+    def enqueue_many(self, messages: Iterable[Message[Any]], delay: int | None = None) -> list[Message[Any]]:
+        """Enqueue messages in batches, with the guarantees of :meth:`enqueue`."""
+        by_queue: dict[str, list[tuple[int, Message[Any]]]] = defaultdict(list)
+        for index, message in enumerate(messages):
+            by_queue[message.queue_name].append((index, message))
+        sent: dict[int, Message[Any]] = {}
+        for rows in by_queue.values():
+            for start in range(0, len(rows), _BATCH):
+                batch = rows[start : start + _BATCH]
+                done = self._send([message for _, message in batch], delay)
+                sent.update(zip((index for index, _ in batch), done, strict=True))
+        return [sent[index] for index in sorted(sent)]
+
+    def _send(self, messages: list[Message[Any]], delay: int | None) -> list[Message[Any]]:
+        if delay is not None:
+            _check_int("delay", delay, 0)
+            messages = [m.copy(options={"eta": current_millis() + delay}) for m in messages]
+        for message in messages:
+            self.emit_before("enqueue", message, delay)
+        queue = messages[0].queue_name
+        if queue not in self._registered:
+            self._producer.register(queue)
+            self._registered.add(queue)
+        new = [self._new(message) for message in messages]
+        token = secrets.token_urlsafe(8)
+        if delay:
+            known = self._producer.schedule(queue, token, delay, new)
+        else:
+            known = self._producer.enqueue(queue, token, new)
+        sent = [m if m.message_id == id else dataclasses.replace(m, message_id=id) for m, id in zip(messages, known, strict=True)]
+        for message in sent:
+            self.emit_after("enqueue", message, delay)
+        return sent
+
+    def _new(self, message: Message[Any]) -> NewMessage:
+        held = self._in_flight[message.queue_name].holds(message.message_id) if message.queue_name in self._in_flight else None
+        if held is not None:
+            held.requeued = True
+        return NewMessage(
+            message.message_id, self._level(message), self._deduplication_key(message), held is not None, self._encode(message)
+        )
+
+    def _encode(self, message: Message[Any]) -> entry.Fields:
+        if "eta" in message.options:
+            options = {name: value for name, value in message.options.items() if name != "eta"}
+            message = dataclasses.replace(message, options=options)
+        fields = entry.encode(message)
+        if (size := entry.size(fields)) > self.max_message_bytes:
+            raise MessageTooLarge(message.actor_name, size, self.max_message_bytes)
+        return fields
+
+    def _option(self, message: Message[Any], name: str, default: Any) -> Any:
+        if name in message.options:
+            return message.options[name]
+        actor = self.actors.get(message.actor_name)
+        return default if actor is None else actor.options.get(name, default)
+
+    def _level(self, message: Message[Any]) -> int:
+        level = self._option(message, "broker_priority", 0)
+        if type(level) is not int or not 0 <= level <= self.max_priority:
+            raise InvalidOption("broker_priority", level, f"must be an integer from 0 to {self.max_priority}")
+        return level
+
+    def _deduplication_key(self, message: Message[Any]) -> str:
+        key = self._option(message, "deduplication_key", None)
+        if key is None:
+            return ""
+        if not isinstance(key, str) or not key:
+            raise InvalidOption("deduplication_key", key, "must be a non-empty string")
+        return key
+
+    def _retry(self, delivery: Delivery, delay: int | None) -> Message[Any]:
+        if isinstance(delivery.exception, Shutdown):
+            delivery.outcome = Release()
+            return delivery._message
+        delivery.outcome = Abandon()  # until the successor is ready, a failure must not lose the job
+        options = {} if delay is None else {"eta": current_millis() + delay}
+        message = delivery.copy(options=options)
+        self.emit_before("enqueue", message, delay)
+        fields = self._encode(message)
+        delivery.outcome = Retry(max(0, int(delay or 0)), self._level(message), fields)
+        self.emit_after("enqueue", message, delay)
+        return message
+
+    def flush(self, queue_name: str) -> None:
+        """Drop all messages of a queue, its dead letters included."""
+        self.inspector.purge(queue_name)
+        self.inspector.purge_dead(queue_name)
+
+    def flush_all(self) -> None:
+        for queue_name in self.queues:
+            self.flush(queue_name)
+
+    def join(self, queue_name: str, *, interval: int = 100, timeout: int | None = None) -> None:
+        """Wait until nothing of the queue is ready, in flight or scheduled; for tests.
+
+        Raises:
+          QueueJoinTimeout: after ``timeout`` ms.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout / 1000
+        while self.inspector.size(queue_name):
+            if deadline is not None and time.monotonic() >= deadline:
+                raise QueueJoinTimeout(queue_name)
+            time.sleep(interval / 1000)
+
+    # -- The worker's life ------------------------------------------------------------
+
+    def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        if signal == "worker_boot":
+            self._boot()
+        elif signal == "worker_shutdown":
+            self.draining.set()
+        super().emit_before(signal, *args, **kwargs)
+
+    def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        super().emit_after(signal, *args, **kwargs)
+        if signal == "worker_shutdown":
+            self._shut_down()
+
+    def _boot(self) -> None:
+        try:
+            server.check(self.client)
+            self._checked = True
+        except ServerRefused:
+            raise
+        except BrokerConnectionError as error:
+            self.logger.critical("The server can't be reached yet: %s", error)
+        self._boots += 1
+        self._name = ConsumerName.of_this_process(self._boots)
+        self.draining.clear()
+        self.commands = Commands(clients.derive(self.client, socket_timeout=5.0), self.namespace, self.max_priority)
+        self._settler = Settler(self.commands)
+        self._settler.start()
+        self._keeper = Keeper(
+            self.commands,
+            lambda: dict(self._in_flight),
+            self._name,
+            lease_ms=self.heartbeat_timeout,
+            max_deliveries=self.max_deliveries,
+            dead_message_ttl=self.dead_message_ttl,
+        )
+        self._keeper.start()
+
+    def _shut_down(self) -> None:
+        for queue, held in self._in_flight.items():
+            for delivery in held.drain():
+                self._settle(queue, delivery, Release())
+        if self._settler is not None:
+            self._settler.stop(_FLUSH_SECONDS)
+        if self._keeper is not None:
+            self._keeper.stop()
+
+    @property
+    def consumer_name(self) -> str:
+        return str(self._name)
+
+    def in_flight(self, queue_name: str) -> InFlight:
+        """What this process holds of a queue, whichever consumer object took it."""
+        with self._lock:
+            if queue_name not in self._in_flight:
+                cap = None
+                try:
+                    cap = self._concurrency[queue_name]
+                except KeyError:
+                    pass
+                self._in_flight[queue_name] = InFlight(cap)
+            return self._in_flight[queue_name]
+
+    def blocking_client(self, block_ms: int) -> Any:
+        """The client for blocked reads; its time-out is longer than any block."""
+        with self._lock:
+            if self._blocking is None or self._blocking[0] != os.getpid() or self._blocking[1] < block_ms:
+                self._blocking = (os.getpid(), block_ms, clients.derive(self.client, socket_timeout=block_ms / 1000 + 5))
+            return self._blocking[2]
+
+    # -- Settling ---------------------------------------------------------------------
+
+    def finish(self, message: MessageProxy, *, failed: bool) -> None:
+        """Settle a delivery that Dramatiq acknowledged or rejected; returns at once."""
+        assert isinstance(message, Delivery)
+        if not self.in_flight(message.queue_name).remove(message):
+            return  # released at shutdown
+        self._settle(message.queue_name, message, self._outcome(message, failed))
+
+    def _settle(self, queue: str, delivery: Delivery, outcome: Outcome) -> None:
+        if isinstance(outcome, Abandon):
+            self.suspects.free(delivery.lease)
+            return
+        key = delivery.options.get("deduplication_key") or self._option(delivery._message, "deduplication_key", None) or ""
+        self._put(queue, Settlement(delivery.lease, delivery.message_id, str(key), outcome))
+
+    def settle_raw(self, queue: str, lease: Lease, message_id: str, outcome: Outcome) -> None:
+        """Settle an entry that is no message."""
+        self._put(queue, Settlement(lease, message_id, "", outcome))
+
+    def _put(self, queue: str, settlement: Settlement) -> None:
+        if settlement.lease.count >= SUSPECT_FROM:
+            self.suspects.free(settlement.lease)
+        assert self._settler is not None, "deliveries exist only while a worker runs"
+        self._settler.put(queue, settlement)
+
+    def _outcome(self, delivery: Delivery, failed: bool) -> Outcome:
+        error = delivery.exception
+        if failed:
+            if isinstance(error, Shutdown):
+                return Release()
+            if isinstance(error, ActorNotFound):
+                return self._unknown_actor(delivery, error)
+            text = "rejected" if error is None else f"{type(error).__name__}: {error}"[:2000]
+            return Bury("failed", text, self._encode(delivery._message))
+        if delivery.outcome is not None:
+            return delivery.outcome
+        # With Retries in place a failure is retried or rejected. Neither happened: preparing
+        # the retry failed and Dramatiq swallowed the error.
+        if error is not None and not delivery.requeued and any(isinstance(m, Retries) for m in self.middleware):
+            return Abandon()
+        return Done()
+
+    def _unknown_actor(self, delivery: Delivery, error: ActorNotFound) -> Outcome:
+        """Retry for the grace (a rolling deploy may bring the actor), then bury."""
+        now = current_millis()
+        since = delivery.options.setdefault("unknown_actor_since", now)
+        waited = now - since
+        if waited >= self.unknown_actor_grace:
+            return Bury("unknown_actor", f"ActorNotFound: {error}", self._encode(delivery._message))
+        pause = min(max(250, waited), _MAX_UNKNOWN_ACTOR_PAUSE, max(1, self.unknown_actor_grace - waited))
+        return Retry(pause, delivery.lease.level, self._encode(delivery._message))
+
+
+def _check_int(name: str, value: object, least: int) -> None:
+    if type(value) is not int or value < least:
+        raise InvalidOption(name, value, f"must be an integer of at least {least}")

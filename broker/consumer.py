@@ -1,0 +1,142 @@
+"""Dramatiq's consumer of one queue: fetch, and a blocking read when that is empty."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import redis
+from dramatiq.broker import Consumer, MessageProxy
+from dramatiq.errors import DecodeError
+from dramatiq.logging import get_logger
+
+from broker import entry
+from broker.commands import Handed
+from broker.delivery import SUSPECT_FROM, Delivery, Lease
+from broker.errors import translated
+from broker.keys import GROUP
+from broker.outcome import Bury, Release
+
+if TYPE_CHECKING:
+    from broker.broker import StreamsBroker
+
+_LOWEST_FIRST_EVERY = 10
+_LINGER = 0.001  # seconds to wait for half the places to be free, so that fetches come in batches
+_STREAM_GONE = ("UNBLOCKED", "NOGROUP")
+
+
+class StreamsConsumer(Consumer):
+    """Iterates over the deliveries of one queue; None after ``timeout`` ms without any."""
+
+    def __init__(self, broker: StreamsBroker, queue_name: str, prefetch: int, timeout: int) -> None:
+        self.logger = get_logger(__name__, type(self))
+        self.broker = broker
+        self.queue_name = queue_name
+        self.timeout = timeout
+        self._in_flight = broker.in_flight(queue_name)
+        self._limit = self._in_flight.limit(prefetch)
+        self._keys = broker.commands.keys(queue_name)
+        self._fetches = 0
+        self._signals: list[bytes] = []
+        self._idle = threading.Event()
+
+    def __next__(self) -> MessageProxy | None:
+        delivery = self._in_flight.next(self._limit)
+        if delivery is not None:
+            return delivery
+        if self.broker.draining.is_set():
+            self._idle.wait(min(self.timeout, 100) / 1000)
+            return None
+        room = self._in_flight.wait_for_room(self._limit, 1, self.timeout / 1000)
+        if room <= 0:
+            return None
+        half = max(1, self._limit // 2)
+        if room < half:
+            room = self._in_flight.wait_for_room(self._limit, half, _LINGER)
+        self._fetch(room)
+        return self._in_flight.next(self._limit)
+
+    def _fetch(self, room: int) -> None:
+        self._fetches += 1
+        reserved = self.broker.suspects.reserve()
+        leases: list[Lease] = []
+        try:
+            fetched = self.broker.commands.fetch(
+                self.queue_name,
+                self.broker.consumer_name,
+                room,
+                lowest_first=self._fetches % _LOWEST_FIRST_EVERY == 0,
+                suspects=int(reserved),
+                signals=self._signals,
+            )
+            leases = [handed.lease for handed in fetched.deliveries]
+        finally:
+            if reserved:
+                self.broker.suspects.occupy(leases)
+        self._signals = []
+        if fetched.deliveries:
+            self._take(fetched.deliveries)
+            return
+        block_ms = self.timeout if fetched.due_in_ms is None else min(self.timeout, fetched.due_in_ms)
+        if block_ms > 0:
+            self._block(block_ms, gated=fetched.gated)
+
+    def _block(self, block_ms: int, *, gated: bool) -> None:
+        streams = [self._keys.wake] if gated else [*self._keys.ready, self._keys.wake]
+        command = ("XREADGROUP", "GROUP", GROUP, self.broker.consumer_name, "COUNT", 1, "BLOCK", block_ms, "STREAMS")
+        with translated():
+            try:
+                reply = self.broker.blocking_client(block_ms).execute_command(
+                    *command, *streams, *[">"] * len(streams)
+                )
+            except redis.ResponseError as error:
+                if str(error).startswith(_STREAM_GONE):
+                    return  # deleted under us: the next fetch makes it again
+                raise
+        self._take(self._read(reply or ()))
+
+    def _read(self, reply: Iterable[Any]) -> list[Handed]:
+        handed = []
+        for stream, entries in reply:
+            name = stream.decode()
+            for entry_id, fields in entries:
+                if name == self._keys.wake:
+                    self._signals.append(entry_id)
+                elif fields:
+                    lease = Lease(self._keys.ready.index(name), entry_id, 1, self.broker.consumer_name)
+                    flat = [part for pair in fields.items() for part in pair]
+                    handed.append(Handed(lease, flat))
+        return handed
+
+    def _take(self, handed: Iterable[Handed]) -> None:
+        self._in_flight.add(d for d in map(self._deliver, handed) if d is not None)
+
+    def _deliver(self, handed: Handed) -> Delivery | None:
+        try:
+            message = entry.decode(self.queue_name, entry.to_mapping(handed.fields))
+        except (DecodeError, ValueError) as error:
+            self.logger.error("Burying entry %r of queue %r: %s", handed.lease.entry_id, self.queue_name, error)
+            if handed.lease.count >= SUSPECT_FROM:
+                self.broker.suspects.free(handed.lease)
+            mapping = dict(zip(handed.fields[::2], handed.fields[1::2], strict=False))
+            message_id = mapping.get(b"id", b"").decode("utf-8", "replace")
+            fields: list[str | bytes] = list(handed.fields)
+            self.broker.settle_raw(self.queue_name, handed.lease, message_id, Bury("undecodable", str(error), fields))
+            return None
+        return Delivery(message, handed.lease)
+
+    def ack(self, message: MessageProxy) -> None:
+        self.broker.finish(message, failed=False)
+
+    def nack(self, message: MessageProxy) -> None:
+        self.broker.finish(message, failed=True)
+
+    def requeue(self, messages: Iterable[MessageProxy]) -> None:
+        for message in messages:
+            if isinstance(message, Delivery):
+                message.outcome = Release()
+                self.broker.finish(message, failed=False)
+
+    def close(self) -> None:
+        self._idle.set()

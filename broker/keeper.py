@@ -1,0 +1,120 @@
+"""Renews leases, reclaims expired ones, applies retention: what keeps time for a worker."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dramatiq.errors import BrokerConnectionError
+from dramatiq.logging import get_logger
+
+from broker.commands import Commands
+from broker.consumer_name import ConsumerName
+from broker.delivery import InFlight
+from broker.errors import translated
+from broker.keys import GROUP
+
+_RENEWED_PER_CALL = 500
+_RECLAIMED_PER_CALL = 100
+_CALLS_PER_SWEEP = 20
+
+
+class Keeper:
+    """One a process; a third of the lease between rounds. Survives any exception."""
+
+    def __init__(
+        self,
+        commands: Commands,
+        in_flight: Callable[[], Mapping[str, InFlight]],
+        name: ConsumerName,
+        *,
+        lease_ms: int,
+        max_deliveries: int,
+        dead_message_ttl: int,
+    ) -> None:
+        self._commands = commands
+        self._in_flight = in_flight
+        self._name = name
+        self._lease_ms = lease_ms
+        self._max_deliveries = max_deliveries
+        self._dead_message_ttl = dead_message_ttl
+        self._cursors: dict[tuple[str, int], bytes] = {}
+        self._released_for: set[str] = set()
+        self._logger = get_logger(__name__, type(self))
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="headrace-keeper", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _run(self) -> None:
+        pause = 0.0
+        while not self._stop.wait(pause):
+            for queue, held in list(self._in_flight().items()):
+                try:
+                    self.run_once(queue, held)
+                except BrokerConnectionError as error:
+                    self._logger.warning("Keeping queue %r failed, trying again: %s", queue, error)
+                except Exception:
+                    self._logger.exception("Keeping queue %r failed, trying again.", queue)
+            pause = self._lease_ms / 3000 * random.uniform(0.8, 1.0)
+
+    def run_once(self, queue: str, held: InFlight) -> None:
+        """One round for one queue."""
+        self._renew(queue, held)
+        self._commands.register(queue)
+        if queue not in self._released_for:
+            self._release_vanished(queue)
+            self._released_for.add(queue)
+        self._reclaim(queue)
+        while self._commands.sweep(queue, self._dead_message_ttl, 500) == 500:
+            pass
+        keys = self._commands.keys(queue)
+        for stream in keys.ready:
+            self._commands.reap(stream, self._lease_ms * 2)
+        self._commands.reap(keys.wake, self._lease_ms * 2, drop_pending=True)
+
+    def _renew(self, queue: str, held: InFlight) -> None:
+        leases = held.leases()
+        for start in range(0, len(leases), _RENEWED_PER_CALL):
+            for lost in self._commands.renew(queue, leases[start : start + _RENEWED_PER_CALL]):
+                self._logger.warning("Lost the lease of entry %r on queue %r.", lost.entry_id.decode(), queue)
+
+    def _reclaim(self, queue: str) -> None:
+        for level in range(len(self._commands.keys(queue).ready)):
+            cursor = self._cursors.pop((queue, level), b"0-0")
+            for _ in range(_CALLS_PER_SWEEP):
+                done = self._commands.reclaim(
+                    queue, level, self._lease_ms, self._max_deliveries, _RECLAIMED_PER_CALL, cursor
+                )
+                cursor = done.cursor
+                if done.released or done.buried:
+                    self._logger.warning(
+                        "Reclaimed from queue %r: %d released, %d buried.", queue, done.released, done.buried
+                    )
+                if cursor == b"0-0":
+                    break
+            else:
+                self._cursors[queue, level] = cursor
+
+    def _release_vanished(self, queue: str) -> None:
+        """Hand back at once what a vanished process of this host held."""
+        for level, stream in enumerate(self._commands.keys(queue).ready):
+            for name in self._consumers(stream):
+                parsed = ConsumerName.parse(name)
+                if parsed is None or not parsed.vanished(self._name):
+                    continue
+                while sum(self._commands.reclaim_consumer(queue, level, name, self._max_deliveries, 200)):
+                    pass
+
+    def _consumers(self, stream: str) -> list[str]:
+        client: Any = self._commands.client
+        with translated():
+            if not client.exists(stream):
+                return []
+            return [row["name"].decode() for row in client.xinfo_consumers(stream, GROUP)]
