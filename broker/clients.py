@@ -6,6 +6,7 @@ from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from broker.errors import UnsupportedClient
@@ -25,9 +26,10 @@ def derive(client: Any, *, socket_timeout: float) -> Any:
         return redis.RedisCluster(startup_nodes=nodes, **{**kwargs, **overrides})
     pool = client.connection_pool
     kwargs = {**pool.connection_kwargs, **overrides}
-    kwargs.pop("connection_pool", None)
+    # Maintenance notifications need RESP3; their pool-bound handlers must not be carried over.
+    kwargs = {k: v for k, v in kwargs.items() if "maint_notifications" not in k}
+    kwargs["maint_notifications_config"] = MaintNotificationsConfig(enabled=False)
     if isinstance(pool, redis.sentinel.SentinelConnectionPool):
-        kwargs = {k: v for k, v in kwargs.items() if k != "connection_pool"}
         return pool.sentinel_manager.master_for(pool.service_name, **kwargs)
     return redis.Redis(connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **kwargs))
 
