@@ -141,7 +141,9 @@ class StreamsBroker(Broker):
             return self._retry(message, delay)
         return self._send([message], delay)[0]
 
-    def enqueue_many(self, messages: Iterable[Message[Any]], delay: int | None = None) -> list[Message[Any]]:
+    def enqueue_many(
+        self, messages: Iterable[Message[Any]], delay: int | None = None
+    ) -> list[Message[Any]]:
         """Enqueue messages in batches, with the guarantees of :meth:`enqueue`."""
         by_queue: dict[str, list[tuple[int, Message[Any]]]] = defaultdict(list)
         for index, message in enumerate(messages):
@@ -170,17 +172,28 @@ class StreamsBroker(Broker):
             known = self._producer.schedule(queue, token, delay, new)
         else:
             known = self._producer.enqueue(queue, token, new)
-        sent = [m if m.message_id == id else dataclasses.replace(m, message_id=id) for m, id in zip(messages, known, strict=True)]
+        sent = [
+            m if m.message_id == id else dataclasses.replace(m, message_id=id)
+            for m, id in zip(messages, known, strict=True)
+        ]
         for message in sent:
             self.emit_after("enqueue", message, delay)
         return sent
 
     def _new(self, message: Message[Any]) -> NewMessage:
-        held = self._in_flight[message.queue_name].holds(message.message_id) if message.queue_name in self._in_flight else None
+        held = (
+            self._in_flight[message.queue_name].holds(message.message_id)
+            if message.queue_name in self._in_flight
+            else None
+        )
         if held is not None:
             held.requeued = True
         return NewMessage(
-            message.message_id, self._level(message), self._deduplication_key(message), held is not None, self._encode(message)
+            message.message_id,
+            self._level(message),
+            self._deduplication_key(message),
+            held is not None,
+            self._encode(message),
         )
 
     def _encode(self, message: Message[Any]) -> entry.Fields:
@@ -201,7 +214,9 @@ class StreamsBroker(Broker):
     def _level(self, message: Message[Any]) -> int:
         level = self._option(message, "broker_priority", 0)
         if type(level) is not int or not 0 <= level <= self.max_priority:
-            raise InvalidOption("broker_priority", level, f"must be an integer from 0 to {self.max_priority}")
+            raise InvalidOption(
+                "broker_priority", level, f"must be an integer from 0 to {self.max_priority}"
+            )
         return level
 
     def _deduplication_key(self, message: Message[Any]) -> str:
@@ -216,7 +231,9 @@ class StreamsBroker(Broker):
         if isinstance(delivery.exception, Shutdown):
             delivery.outcome = Release()
             return delivery._message
-        delivery.outcome = Abandon()  # until the successor is ready, a failure must not lose the job
+        delivery.outcome = (
+            Abandon()
+        )  # until the successor is ready, a failure must not lose the job
         options = {} if delay is None else {"eta": current_millis() + delay}
         message = delivery.copy(options=options)
         self.emit_before("enqueue", message, delay)
@@ -271,7 +288,9 @@ class StreamsBroker(Broker):
         self._boots += 1
         self._name = ConsumerName.of_this_process(self._boots)
         self.draining.clear()
-        self.commands = Commands(clients.derive(self.client, socket_timeout=5.0), self.namespace, self.max_priority)
+        self.commands = Commands(
+            clients.derive(self.client, socket_timeout=5.0), self.namespace, self.max_priority
+        )
         self._settler = Settler(self.commands)
         self._settler.start()
         self._keeper = Keeper(
@@ -312,8 +331,16 @@ class StreamsBroker(Broker):
     def blocking_client(self, block_ms: int) -> Any:
         """The client for blocked reads; its time-out is longer than any block."""
         with self._lock:
-            if self._blocking is None or self._blocking[0] != os.getpid() or self._blocking[1] < block_ms:
-                self._blocking = (os.getpid(), block_ms, clients.derive(self.client, socket_timeout=block_ms / 1000 + 5))
+            if (
+                self._blocking is None
+                or self._blocking[0] != os.getpid()
+                or self._blocking[1] < block_ms
+            ):
+                self._blocking = (
+                    os.getpid(),
+                    block_ms,
+                    clients.derive(self.client, socket_timeout=block_ms / 1000 + 5),
+                )
             return self._blocking[2]
 
     # -- Settling ---------------------------------------------------------------------
@@ -329,7 +356,11 @@ class StreamsBroker(Broker):
         if isinstance(outcome, Abandon):
             self.suspects.free(delivery.lease)
             return
-        key = delivery.options.get("deduplication_key") or self._option(delivery._message, "deduplication_key", None) or ""
+        key = (
+            delivery.options.get("deduplication_key")
+            or self._option(delivery._message, "deduplication_key", None)
+            or ""
+        )
         self._put(queue, Settlement(delivery.lease, delivery.message_id, str(key), outcome))
 
     def settle_raw(self, queue: str, lease: Lease, message_id: str, outcome: Outcome) -> None:
@@ -355,7 +386,11 @@ class StreamsBroker(Broker):
             return delivery.outcome
         # With Retries in place a failure is retried or rejected. Neither happened: preparing
         # the retry failed and Dramatiq swallowed the error.
-        if error is not None and not delivery.requeued and any(isinstance(m, Retries) for m in self.middleware):
+        if (
+            error is not None
+            and not delivery.requeued
+            and any(isinstance(m, Retries) for m in self.middleware)
+        ):
             return Abandon()
         return Done()
 
@@ -366,7 +401,9 @@ class StreamsBroker(Broker):
         waited = now - since
         if waited >= self.unknown_actor_grace:
             return Bury("unknown_actor", f"ActorNotFound: {error}", self._encode(delivery._message))
-        pause = min(max(250, waited), _MAX_UNKNOWN_ACTOR_PAUSE, max(1, self.unknown_actor_grace - waited))
+        pause = min(
+            max(250, waited), _MAX_UNKNOWN_ACTOR_PAUSE, max(1, self.unknown_actor_grace - waited)
+        )
         return Retry(pause, delivery.lease.level, self._encode(delivery._message))
 
 

@@ -21,7 +21,9 @@ def derive(client: Any, *, socket_timeout: float) -> Any:
     """
     overrides = {"socket_timeout": socket_timeout, "retry": Retry(NoBackoff(), 0), "protocol": 2}
     if isinstance(client, redis.RedisCluster):
-        kwargs = {k: v for k, v in client.get_connection_kwargs().items() if k not in ("host", "port")}
+        kwargs = {
+            k: v for k, v in client.get_connection_kwargs().items() if k not in ("host", "port")
+        }
         nodes = list(client.nodes_manager.startup_nodes.values())
         return redis.RedisCluster(startup_nodes=nodes, **{**kwargs, **overrides})
     pool = client.connection_pool
@@ -31,7 +33,9 @@ def derive(client: Any, *, socket_timeout: float) -> Any:
     kwargs["maint_notifications_config"] = MaintNotificationsConfig(enabled=False)
     if isinstance(pool, redis.sentinel.SentinelConnectionPool):
         return pool.sentinel_manager.master_for(pool.service_name, **kwargs)
-    return redis.Redis(connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **kwargs))
+    return redis.Redis(
+        connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **kwargs)
+    )
 
 
 def check(client: Any) -> None:

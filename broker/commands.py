@@ -98,27 +98,47 @@ class Commands:
         holds its deduplication key.
         """
         k = self.keys(queue)
-        packed = [_pack((m.message_id, m.level, m.deduplication_key, m.successor, m.fields)) for m in messages]
-        known = self._run("enqueue", (k.wake, k.control, k.dedup, k.job_prefix, *k.ready), token, *packed)
+        packed = [
+            _pack((m.message_id, m.level, m.deduplication_key, m.successor, m.fields))
+            for m in messages
+        ]
+        known = self._run(
+            "enqueue", (k.wake, k.control, k.dedup, k.job_prefix, *k.ready), token, *packed
+        )
         return [id.decode() for id in known]
 
-    def schedule(self, queue: str, token: str, delay_ms: int, messages: Iterable[NewMessage]) -> list[str]:
+    def schedule(
+        self, queue: str, token: str, delay_ms: int, messages: Iterable[NewMessage]
+    ) -> list[str]:
         """Put messages aside for ``delay_ms`` by the server's clock; otherwise as :meth:`enqueue`."""
         k = self.keys(queue)
         packed = [
-            _pack((m.message_id, m.deduplication_key, m.successor, entry.pack(m.fields, m.level))) for m in messages
+            _pack((m.message_id, m.deduplication_key, m.successor, entry.pack(m.fields, m.level)))
+            for m in messages
         ]
         keys = (k.scheduled, k.scheduled_messages, k.wake, k.dedup, k.job_prefix)
         return [id.decode() for id in self._run("schedule", keys, token, delay_ms, *packed)]
 
     def fetch(
-        self, queue: str, consumer: str, count: int, *, lowest_first: bool, suspects: int, signals: Sequence[bytes]
+        self,
+        queue: str,
+        consumer: str,
+        count: int,
+        *,
+        lowest_first: bool,
+        suspects: int,
+        signals: Sequence[bytes],
     ) -> Fetched:
         """Promote what is due and take up to ``count`` entries, of which at most ``suspects`` suspects."""
         k = self.keys(queue)
         keys = (k.scheduled, k.scheduled_messages, k.control, k.wake, *k.ready)
-        now, due, gated, rows = self._run("fetch", keys, consumer, count, int(lowest_first), suspects, *signals)
-        handed = [Handed(Lease(level, id, deliveries, consumer), fields) for level, id, deliveries, fields in rows]
+        now, due, gated, rows = self._run(
+            "fetch", keys, consumer, count, int(lowest_first), suspects, *signals
+        )
+        handed = [
+            Handed(Lease(level, id, deliveries, consumer), fields)
+            for level, id, deliveries, fields in rows
+        ]
         return Fetched(handed, None if due < 0 else max(0, due - now), bool(gated))
 
     def settle(self, queue: str, settlements: Sequence[Settlement]) -> list[Settled]:
@@ -128,11 +148,16 @@ class Commands:
             *(k.scheduled, k.scheduled_messages, k.dead, k.dead_messages),
             *(k.control, k.wake, k.dedup, k.job_prefix, *k.ready),
         )
-        return [Settled(reply) for reply in self._run("settle", keys, *map(_pack_settlement, settlements))]
+        return [
+            Settled(reply)
+            for reply in self._run("settle", keys, *map(_pack_settlement, settlements))
+        ]
 
     def renew(self, queue: str, leases: Sequence[Lease]) -> list[Lease]:
         """Renew leases; returns those that are lost."""
-        packed = [_pack((lease.level, lease.entry_id, lease.count, lease.consumer)) for lease in leases]
+        packed = [
+            _pack((lease.level, lease.entry_id, lease.count, lease.consumer)) for lease in leases
+        ]
         return [leases[index - 1] for index in self._run("renew", self.keys(queue).ready, *packed)]
 
     def reclaim(
@@ -140,14 +165,18 @@ class Commands:
     ) -> Reclaimed:
         """Take deliveries whose lease has expired, from ``cursor`` on (``0-0`` begins and ends)."""
         keys = self._hand_back_keys(queue, level)
-        return Reclaimed(*self._run("reclaim", keys, lease_ms, max_deliveries, limit, cursor, level))
+        return Reclaimed(
+            *self._run("reclaim", keys, lease_ms, max_deliveries, limit, cursor, level)
+        )
 
     def reclaim_consumer(
         self, queue: str, level: int, consumer: str, max_deliveries: int, limit: int
     ) -> tuple[int, int]:
         """Take what a vanished consumer held; returns how many were released and buried."""
         keys = self._hand_back_keys(queue, level)
-        released, buried = self._run("reclaim_consumer", keys, consumer, max_deliveries, limit, level)
+        released, buried = self._run(
+            "reclaim_consumer", keys, consumer, max_deliveries, limit, level
+        )
         return released, buried
 
     def _hand_back_keys(self, queue: str, level: int) -> tuple[str, ...]:
@@ -158,7 +187,9 @@ class Commands:
         """Forget consumers unseen for ``idle_ms`` that hold nothing; returns how many."""
         return int(self._run("reap", (stream,), idle_ms, int(drop_pending)))
 
-    def redrive(self, queue: str, letters: Iterable[tuple[str, str, int, Fields | list[bytes]]]) -> int:
+    def redrive(
+        self, queue: str, letters: Iterable[tuple[str, str, int, Fields | list[bytes]]]
+    ) -> int:
         """Move dead letters (key, message id, level, fields) back; returns how many were still there."""
         k = self.keys(queue)
         keys = (k.dead, k.dead_messages, k.control, k.wake, k.job_prefix, *k.ready)
@@ -167,7 +198,11 @@ class Commands:
     def purge(self, queue: str, limit: int) -> int:
         """Drop up to ``limit`` messages from each place but the dead letters; 0 means none are left."""
         k = self.keys(queue)
-        return int(self._run("purge", (k.scheduled, k.scheduled_messages, k.dedup, k.job_prefix, *k.ready), limit))
+        return int(
+            self._run(
+                "purge", (k.scheduled, k.scheduled_messages, k.dedup, k.job_prefix, *k.ready), limit
+            )
+        )
 
     def sweep(self, queue: str, age_ms: int, limit: int) -> int:
         """Drop up to ``limit`` dead letters of at least ``age_ms``; returns how many."""
@@ -184,16 +219,27 @@ class Commands:
         k = self.keys(queue)
         return bool(self._run("resume", (k.control, k.wake)))
 
-    def limit(self, queue: str, *, global_concurrency: int | None, rate: int | None, period_ms: int) -> None:
+    def limit(
+        self, queue: str, *, global_concurrency: int | None, rate: int | None, period_ms: int
+    ) -> None:
         """Set or (with None) lift the queue's global concurrency and rate a period."""
         k = self.keys(queue)
         concurrency = "" if global_concurrency is None else str(global_concurrency)
-        self._run("limit", (k.control, k.wake), concurrency, "" if rate is None else str(rate), period_ms)
+        self._run(
+            "limit", (k.control, k.wake), concurrency, "" if rate is None else str(rate), period_ms
+        )
 
 
 def _pack_settlement(s: Settlement) -> bytes:
     lease = s.lease
-    fence = (lease.level, lease.entry_id, lease.count, lease.consumer, s.message_id, s.deduplication_key)
+    fence = (
+        lease.level,
+        lease.entry_id,
+        lease.count,
+        lease.consumer,
+        s.message_id,
+        s.deduplication_key,
+    )
     match s.outcome:
         case Done():
             return _pack(("done", *fence))

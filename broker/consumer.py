@@ -78,13 +78,25 @@ class StreamsConsumer(Consumer):
         if fetched.deliveries:
             self._take(fetched.deliveries)
             return
-        block_ms = self.timeout if fetched.due_in_ms is None else min(self.timeout, fetched.due_in_ms)
+        block_ms = (
+            self.timeout if fetched.due_in_ms is None else min(self.timeout, fetched.due_in_ms)
+        )
         if block_ms > 0:
             self._block(block_ms, gated=fetched.gated)
 
     def _block(self, block_ms: int, *, gated: bool) -> None:
         streams = [self._keys.wake] if gated else [*self._keys.ready, self._keys.wake]
-        command = ("XREADGROUP", "GROUP", GROUP, self.broker.consumer_name, "COUNT", 1, "BLOCK", block_ms, "STREAMS")
+        command = (
+            "XREADGROUP",
+            "GROUP",
+            GROUP,
+            self.broker.consumer_name,
+            "COUNT",
+            1,
+            "BLOCK",
+            block_ms,
+            "STREAMS",
+        )
         with translated():
             try:
                 reply = self.broker.blocking_client(block_ms).execute_command(
@@ -104,7 +116,9 @@ class StreamsConsumer(Consumer):
                 if name == self._keys.wake:
                     self._signals.append(entry_id)
                 elif fields:
-                    lease = Lease(self._keys.ready.index(name), entry_id, 1, self.broker.consumer_name)
+                    lease = Lease(
+                        self._keys.ready.index(name), entry_id, 1, self.broker.consumer_name
+                    )
                     flat = [part for pair in fields.items() for part in pair]
                     handed.append(Handed(lease, flat))
         return handed
@@ -116,13 +130,17 @@ class StreamsConsumer(Consumer):
         try:
             message = entry.decode(self.queue_name, entry.to_mapping(handed.fields))
         except (DecodeError, ValueError) as error:
-            self.logger.error("Burying entry %r of queue %r: %s", handed.lease.entry_id, self.queue_name, error)
+            self.logger.error(
+                "Burying entry %r of queue %r: %s", handed.lease.entry_id, self.queue_name, error
+            )
             if handed.lease.count >= SUSPECT_FROM:
                 self.broker.suspects.free(handed.lease)
             mapping = dict(zip(handed.fields[::2], handed.fields[1::2], strict=False))
             message_id = mapping.get(b"id", b"").decode("utf-8", "replace")
             fields: list[str | bytes] = list(handed.fields)
-            self.broker.settle_raw(self.queue_name, handed.lease, message_id, Bury("undecodable", str(error), fields))
+            self.broker.settle_raw(
+                self.queue_name, handed.lease, message_id, Bury("undecodable", str(error), fields)
+            )
             return None
         return Delivery(message, handed.lease)
 

@@ -71,7 +71,9 @@ def decode(queue_name: str, fields: Mapping[bytes, bytes]) -> Message[Any]:
     except DecodeError:
         raise
     except Exception as error:
-        raise DecodeError(f"entry of queue {queue_name!r}: {type(error).__name__}: {error}", dict(fields), error) from error
+        raise DecodeError(
+            f"entry of queue {queue_name!r}: {type(error).__name__}: {error}", dict(fields), error
+        ) from error
 
 
 def _decode_foreign(queue_name: str, data: bytes) -> Message[Any]:
@@ -82,7 +84,9 @@ def _decode_foreign(queue_name: str, data: bytes) -> Message[Any]:
 
 def _expect(kind: type[Any], value: Any) -> Any:
     if not isinstance(value, kind):
-        raise TypeError(f"expected a JSON {'array' if kind is list else 'object'}, got {type(value).__name__}")
+        raise TypeError(
+            f"expected a JSON {'array' if kind is list else 'object'}, got {type(value).__name__}"
+        )
     return value
 
 
@@ -168,14 +172,20 @@ def _unpack_raw(data: bytes) -> list[bytes]:
     parts = []
     for _ in range(count):
         position, length = _header(
-            data, position, fixed=0xA0, mask=0x1F, wide={0xD9: 1, 0xDA: 2, 0xDB: 4, 0xC4: 1, 0xC5: 2, 0xC6: 4}
+            data,
+            position,
+            fixed=0xA0,
+            mask=0x1F,
+            wide={0xD9: 1, 0xDA: 2, 0xDB: 4, 0xC4: 1, 0xC5: 2, 0xC6: 4},
         )
         parts.append(data[position : position + length])
         position += length
     return parts
 
 
-def _header(data: bytes, position: int, *, fixed: int, mask: int, wide: Mapping[int, int]) -> tuple[int, int]:
+def _header(
+    data: bytes, position: int, *, fixed: int, mask: int, wide: Mapping[int, int]
+) -> tuple[int, int]:
     """Read one msgpack length; returns the position after it and the length."""
     tag = data[position]
     if tag in wide:

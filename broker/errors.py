@@ -75,7 +75,16 @@ _TRANSIENT = (
 )
 
 # Codes that redis-py has no class of its own for.
-_TRANSIENT_CODES = ("MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "READONLY", "BUSY", "UNBLOCKED")
+_TRANSIENT_CODES = (
+    "MISCONF",
+    "NOREPLICAS",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "READONLY",
+    "BUSY",
+    "UNBLOCKED",
+)
 
 
 @contextmanager

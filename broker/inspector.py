@@ -61,7 +61,9 @@ class Inspector:
     def queues(self) -> list[str]:
         """The names of all queues that were ever used, sorted."""
         with translated():
-            return sorted(name.decode() for name in self._client.smembers(queues_key(self._namespace)))
+            return sorted(
+                name.decode() for name in self._client.smembers(queues_key(self._namespace))
+            )
 
     def queue(self, name: str) -> QueueInfo:
         """Counts of one queue; all 0 for a queue nobody used."""
@@ -69,7 +71,11 @@ class Inspector:
         with translated():
             seconds, micros = self._client.time()
             now = seconds * 1000 + micros // 1000
-            lengths = {stream: self._client.xlen(stream) for stream in k.ready if self._client.exists(stream)}
+            lengths = {
+                stream: self._client.xlen(stream)
+                for stream in k.ready
+                if self._client.exists(stream)
+            }
             pending = released = consumers = 0
             oldest: int | None = None
             for stream, length in lengths.items():
@@ -102,7 +108,10 @@ class Inspector:
         """Messages that are ready, in flight or scheduled."""
         k = self._commands.keys(name)
         with translated():
-            return int(sum(self._client.xlen(stream) for stream in k.ready) + self._client.zcard(k.scheduled))
+            return int(
+                sum(self._client.xlen(stream) for stream in k.ready)
+                + self._client.zcard(k.scheduled)
+            )
 
     def dead(self, name: str, offset: int = 0, limit: int = 50) -> list[DeadLetter]:
         """One page of the dead letters, the latest first."""
@@ -110,7 +119,11 @@ class Inspector:
         with translated():
             ids = self._client.zrevrange(k.dead, offset, offset + limit - 1)
             values = self._client.hmget(k.dead_messages, ids) if ids else []
-        return [_letter(name, id.decode(), value) for id, value in zip(ids, values, strict=True) if value is not None]
+        return [
+            _letter(name, id.decode(), value)
+            for id, value in zip(ids, values, strict=True)
+            if value is not None
+        ]
 
     def redrive(self, name: str, ids: Iterable[str] | None = None) -> int:
         """Move dead letters back with their retry counters reset; returns how many moved.
@@ -122,14 +135,20 @@ class Inspector:
             k = self._commands.keys(name)
             with translated():
                 values = self._client.hmget(k.dead_messages, batch)
-            letters = [_letter(name, id, value) for id, value in zip(batch, values, strict=True) if value is not None]
+            letters = [
+                _letter(name, id, value)
+                for id, value in zip(batch, values, strict=True)
+                if value is not None
+            ]
             moved += self._commands.redrive(name, [_redriven(letter) for letter in letters])
         return moved
 
     def _batches(self, name: str, ids: Iterable[str] | None) -> Iterator[list[str]]:
         if ids is None:
             with translated():
-                ids = [id.decode() for id in self._client.zrange(self._commands.keys(name).dead, 0, -1)]
+                ids = [
+                    id.decode() for id in self._client.zrange(self._commands.keys(name).dead, 0, -1)
+                ]
         wanted = list(ids)
         for start in range(0, len(wanted), _BATCH):
             yield wanted[start : start + _BATCH]
@@ -175,7 +194,11 @@ def _letter(queue: str, id: str, packed: bytes) -> DeadLetter:
         died_at_ms=int(evidence[b"died_at"]),
         deliveries=int(evidence[b"deliveries"]),
         level=int(evidence[b"level"]),
-        actor=message.actor_name if message else None if actor is None else actor.decode("utf-8", "replace"),
+        actor=message.actor_name
+        if message
+        else None
+        if actor is None
+        else actor.decode("utf-8", "replace"),
         message=message,
         fields=fields,
     )
@@ -186,8 +209,15 @@ _COUNTERS = ("retries", "traceback", "requeue_timestamp", "unknown_actor_since")
 
 def _redriven(letter: DeadLetter) -> tuple[str, str, int, entry.Fields | list[bytes]]:
     if letter.message is None:
-        return letter.id, "", letter.level, [part for pair in letter.fields.items() for part in pair]
-    options = {name: value for name, value in letter.message.options.items() if name not in _COUNTERS}
+        return (
+            letter.id,
+            "",
+            letter.level,
+            [part for pair in letter.fields.items() for part in pair],
+        )
+    options = {
+        name: value for name, value in letter.message.options.items() if name not in _COUNTERS
+    }
     message = letter.message.copy()
     message.options.clear()
     message.options.update(options)

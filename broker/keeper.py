@@ -83,7 +83,9 @@ class Keeper:
         leases = held.leases()
         for start in range(0, len(leases), _RENEWED_PER_CALL):
             for lost in self._commands.renew(queue, leases[start : start + _RENEWED_PER_CALL]):
-                self._logger.warning("Lost the lease of entry %r on queue %r.", lost.entry_id.decode(), queue)
+                self._logger.warning(
+                    "Lost the lease of entry %r on queue %r.", lost.entry_id.decode(), queue
+                )
 
     def _reclaim(self, queue: str) -> None:
         for level in range(len(self._commands.keys(queue).ready)):
@@ -95,7 +97,10 @@ class Keeper:
                 cursor = done.cursor
                 if done.released or done.buried:
                     self._logger.warning(
-                        "Reclaimed from queue %r: %d released, %d buried.", queue, done.released, done.buried
+                        "Reclaimed from queue %r: %d released, %d buried.",
+                        queue,
+                        done.released,
+                        done.buried,
                     )
                 if cursor == b"0-0":
                     break
@@ -109,7 +114,9 @@ class Keeper:
                 parsed = ConsumerName.parse(name)
                 if parsed is None or not parsed.vanished(self._name):
                     continue
-                while sum(self._commands.reclaim_consumer(queue, level, name, self._max_deliveries, 200)):
+                while sum(
+                    self._commands.reclaim_consumer(queue, level, name, self._max_deliveries, 200)
+                ):
                     pass
 
     def _consumers(self, stream: str) -> list[str]:

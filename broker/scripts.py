@@ -29,7 +29,9 @@ class Script:
         folder = resources.files("broker") / "lua"
         text = (folder / f"{name}.lua").read_text("utf-8")
         self.name = name
-        self.source = _INCLUDE.sub(lambda found: (folder / "include" / f"{found[1]}.lua").read_text("utf-8"), text)
+        self.source = _INCLUDE.sub(
+            lambda found: (folder / "include" / f"{found[1]}.lua").read_text("utf-8"), text
+        )
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     def run(self, client: Client, keys: Sequence[str], args: Sequence[Argument]) -> Any:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import defaultdict, deque
-
 
 from dramatiq.errors import BrokerConnectionError
 from dramatiq.logging import get_logger
@@ -47,7 +45,9 @@ class Settler:
             self._stopping = True
             self._changed.notify_all()
         if not empty:
-            self._logger.error("%d settlements could not be written; their jobs will run again.", len(self._inbox))
+            self._logger.error(
+                "%d settlements could not be written; their jobs will run again.", len(self._inbox)
+            )
         return empty
 
     def _run(self) -> None:
@@ -75,12 +75,21 @@ class Settler:
             try:
                 replies = self._commands.settle(queue, batch)
             except BrokerConnectionError as error:
-                self._logger.warning("Settling %d deliveries of %r failed, trying again: %s", len(batch), queue, error)
+                self._logger.warning(
+                    "Settling %d deliveries of %r failed, trying again: %s",
+                    len(batch),
+                    queue,
+                    error,
+                )
                 repeated = True
                 self._pause(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
             except Exception:
-                self._logger.exception("Settling %d deliveries of %r failed; they will be delivered again.", len(batch), queue)
+                self._logger.exception(
+                    "Settling %d deliveries of %r failed; they will be delivered again.",
+                    len(batch),
+                    queue,
+                )
                 return
             else:
                 self._report(queue, batch, replies, repeated)
@@ -90,14 +99,16 @@ class Settler:
         with self._changed:
             self._changed.wait_for(lambda: self._stopping, seconds)
 
-    def _report(self, queue: str, batch: list[Settlement], replies: list[Settled], repeated: bool) -> None:
+    def _report(
+        self, queue: str, batch: list[Settlement], replies: list[Settled], repeated: bool
+    ) -> None:
         for settlement, reply in zip(batch, replies, strict=True):
             # After a lost reply the entry is gone because the first try settled it.
             if reply is Settled.OK or repeated:
                 continue
             self._logger.warning(
                 "Lost the lease of message %r on queue %r: its settlement was fenced off (%s).",
-                settlement.message_id, queue, reply.name.lower(),
+                settlement.message_id,
+                queue,
+                reply.name.lower(),
             )
-
-
