@@ -71,15 +71,18 @@ class Inspector:
         with translated():
             seconds, micros = self._client.time()
             now = seconds * 1000 + micros // 1000
-            lengths = {
-                stream: self._client.xlen(stream)
-                for stream in k.ready
-                if self._client.exists(stream)
-            }
+            # One transaction, or a settlement in between would be counted as ready.
+            pipe = self._client.pipeline(transaction=True)
+            for stream in k.ready:
+                pipe.xlen(stream)
+                pipe.xinfo_consumers(stream, GROUP)
+            replies = pipe.execute(raise_on_error=False)
+            lengths = dict(zip(k.ready, replies[::2], strict=True))
             pending = released = consumers = 0
             oldest: int | None = None
-            for stream, length in lengths.items():
-                rows = self._consumers(stream)
+            for (stream, length), rows in zip(lengths.items(), replies[1::2], strict=True):
+                if isinstance(rows, Exception):  # no stream or no group yet
+                    rows = []
                 released += sum(row["pending"] for row in rows if row["name"].decode() == RELEASED)
                 pending += sum(row["pending"] for row in rows)
                 consumers = max(consumers, sum(row["name"].decode() != RELEASED for row in rows))
@@ -99,10 +102,6 @@ class Inspector:
                 paused=bool(self._client.hexists(k.control, "paused")),
                 consumers=consumers,
             )
-
-    def _consumers(self, stream: str) -> list[dict[str, Any]]:
-        groups = [g["name"].decode() for g in self._client.xinfo_groups(stream)]
-        return list(self._client.xinfo_consumers(stream, GROUP)) if GROUP in groups else []
 
     def size(self, name: str) -> int:
         """Messages that are ready, in flight or scheduled."""
