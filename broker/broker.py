@@ -9,6 +9,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -321,10 +322,8 @@ class StreamsBroker(Broker):
         with self._lock:
             if queue_name not in self._in_flight:
                 cap = None
-                try:
+                with suppress(KeyError):  # not get(): the mapping may know a default of its own
                     cap = self._concurrency[queue_name]
-                except KeyError:
-                    pass
                 self._in_flight[queue_name] = InFlight(cap)
             return self._in_flight[queue_name]
 
@@ -347,7 +346,8 @@ class StreamsBroker(Broker):
 
     def finish(self, message: MessageProxy, *, failed: bool) -> None:
         """Settle a delivery that Dramatiq acknowledged or rejected; returns at once."""
-        assert isinstance(message, Delivery)
+        if not isinstance(message, Delivery):
+            raise TypeError(f"{message!r} was not delivered by this broker")
         if not self.in_flight(message.queue_name).remove(message):
             return  # released at shutdown
         self._settle(message.queue_name, message, self._outcome(message, failed))
@@ -370,7 +370,8 @@ class StreamsBroker(Broker):
     def _put(self, queue: str, settlement: Settlement) -> None:
         if settlement.lease.count >= SUSPECT_FROM:
             self.suspects.free(settlement.lease)
-        assert self._settler is not None, "deliveries exist only while a worker runs"
+        if self._settler is None:
+            raise RuntimeError("deliveries exist only while a worker runs")
         self._settler.put(queue, settlement)
 
     def _outcome(self, delivery: Delivery, failed: bool) -> Outcome:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class ConsumerName:
 def _pid_namespace() -> str:
     # Two containers may share a host name; a pid means something only inside its namespace.
     try:
-        return str(os.stat("/proc/self/ns/pid").st_ino)
+        return str(Path("/proc/self/ns/pid").stat().st_ino)
     except OSError:
         return "0"
 
@@ -57,11 +58,11 @@ def _pid_namespace() -> str:
 def _started(pid: int) -> str | None:
     """The start time of a process in clock ticks since boot; None when it is not there."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            # The command in parentheses may hold anything: count from its end (proc(5), field 22).
-            state, *fields = stat.read().rpartition(b")")[2].split()
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
-        return "0" if not os.path.isdir("/proc/self") and _exists(pid) else None
+        return "0" if not Path("/proc/self").is_dir() and _exists(pid) else None
+    # The command in parentheses may hold anything: count from its end (proc(5), field 22).
+    state, *fields = stat.rpartition(b")")[2].split()
     return None if state in (b"Z", b"X") else fields[18].decode()
 
 

@@ -62,7 +62,7 @@ class Keeper:
                     self._logger.warning("Keeping queue %r failed, trying again: %s", queue, error)
                 except Exception:
                     self._logger.exception("Keeping queue %r failed, trying again.", queue)
-            pause = self._lease_ms / 3000 * random.uniform(0.8, 1.0)
+            pause = self._lease_ms / 3000 * random.uniform(0.8, 1.0)  # noqa: S311 - jitter, no secret
 
     def run_once(self, queue: str, held: InFlight) -> None:
         """One round for one queue."""
