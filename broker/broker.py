@@ -236,7 +236,7 @@ class StreamsBroker(Broker):
             Abandon()
         )  # until the successor is ready, a failure must not lose the job
         options = {} if delay is None else {"eta": current_millis() + delay}
-        message = delivery.copy(options=options)
+        message: Message[Any] = delivery.copy(options=options)
         self.emit_before("enqueue", message, delay)
         fields = self._encode(message)
         delivery.outcome = Retry(max(0, int(delay or 0)), self._level(message), fields)

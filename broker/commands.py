@@ -110,7 +110,7 @@ class Commands:
     def schedule(
         self, queue: str, token: str, delay_ms: int, messages: Iterable[NewMessage]
     ) -> list[str]:
-        """Put messages aside for ``delay_ms`` by the server's clock; otherwise as :meth:`enqueue`."""
+        """Put messages aside for ``delay_ms`` by the server's clock; else as :meth:`enqueue`."""
         k = self.keys(queue)
         packed = [
             _pack((m.message_id, m.deduplication_key, m.successor, entry.pack(m.fields, m.level)))
@@ -129,7 +129,7 @@ class Commands:
         suspects: int,
         signals: Sequence[bytes],
     ) -> Fetched:
-        """Promote what is due and take up to ``count`` entries, of which at most ``suspects`` suspects."""
+        """Promote what is due and take up to ``count`` entries, at most ``suspects`` of them suspects."""
         k = self.keys(queue)
         keys = (k.scheduled, k.scheduled_messages, k.control, k.wake, *k.ready)
         now, due, gated, rows = self._run(
@@ -190,13 +190,13 @@ class Commands:
     def redrive(
         self, queue: str, letters: Iterable[tuple[str, str, int, Fields | list[bytes]]]
     ) -> int:
-        """Move dead letters (key, message id, level, fields) back; returns how many were still there."""
+        """Move dead letters (key, message id, level, fields) back; returns how many were there."""
         k = self.keys(queue)
         keys = (k.dead, k.dead_messages, k.control, k.wake, k.job_prefix, *k.ready)
         return int(self._run("redrive", keys, *map(_pack, letters)))
 
     def purge(self, queue: str, limit: int) -> int:
-        """Drop up to ``limit`` messages from each place but the dead letters; 0 means none are left."""
+        """Drop up to ``limit`` messages from each place but the dead letters; 0: none are left."""
         k = self.keys(queue)
         return int(
             self._run(

@@ -39,7 +39,7 @@ class ConsumerName:
         return cls(parts[0], parts[1], int(parts[2]), parts[3], int(parts[4]))
 
     def vanished(self, here: ConsumerName) -> bool:
-        """True only when this name's process is certainly gone: it is told by ``here``'s own kernel."""
+        """True only when this name's process is certainly gone, by ``here``'s own kernel."""
         if (self.host, self.pid_namespace) != (here.host, here.pid_namespace):
             return False
         if self.pid == here.pid and self.started == here.started:

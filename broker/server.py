@@ -33,5 +33,5 @@ def check(client: Any) -> None:
     policy = info.get("maxmemory_policy")
     if policy != "noeviction":
         raise EvictionPolicyRefused(
-            f"maxmemory-policy: must be 'noeviction', got {policy!r}: the server could evict queued jobs"
+            f"maxmemory-policy: must be 'noeviction', got {policy!r}: it could evict queued jobs"
         )

@@ -39,7 +39,7 @@ class Settler:
             self._changed.notify_all()
 
     def stop(self, timeout: float) -> bool:
-        """Settle what is left for up to ``timeout`` seconds; False if some had to stay in flight."""
+        """Settle what is left for up to ``timeout`` seconds; False if some stay in flight."""
         with self._changed:
             empty = self._changed.wait_for(lambda: not self._inbox and not self._busy, timeout)
             self._stopping = True
