@@ -129,7 +129,7 @@ class Commands:
         suspects: int,
         signals: Sequence[bytes],
     ) -> Fetched:
-        """Promote what is due and take up to ``count`` entries, at most ``suspects`` of them suspects."""
+        """Promote what is due and take up to ``count`` entries, ``suspects`` of them suspects."""
         k = self.keys(queue)
         keys = (k.scheduled, k.scheduled_messages, k.control, k.wake, *k.ready)
         now, due, gated, rows = self._run(

@@ -48,6 +48,9 @@ class UnsupportedClient(HeadraceError, ValueError):
 class ServerRefused(ConnectionFailed):
     """A worker must not run against this server; it exits with Dramatiq's connection code."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+
 
 class ServerTooOld(ServerRefused):
     """The server lacks commands or script flags that the transitions need."""
@@ -63,6 +66,9 @@ class AuthenticationRefused(ServerRefused):
 
 class ServerOutOfMemory(ConnectionClosed):
     """The server is at maxmemory: the enqueue wrote nothing and may be repeated."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
 
 
 _TRANSIENT = (
