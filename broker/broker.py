@@ -116,7 +116,10 @@ class StreamsBroker(Broker):
         if not self._checked:
             server.check(self.client)
             self._checked = True
-        return StreamsConsumer(self, queue_name, prefetch, timeout)
+        consumer = StreamsConsumer(self, queue_name, prefetch, timeout)
+        if self._keeper is not None:
+            self._keeper.look_now()
+        return consumer
 
     def declare_queue(self, queue_name: str) -> None:
         """Declare a queue; idempotent. Delays need no queue of their own here."""

@@ -54,7 +54,8 @@ class InFlight:
     def __init__(self, concurrency: int | None = None) -> None:
         self._concurrency = concurrency
         self._changed = threading.Condition()
-        self._held: dict[bytes, Delivery] = {}
+        # By lease: two levels may have entries of one id.
+        self._held: dict[Lease, Delivery] = {}
         self._buffer: deque[Delivery] = deque()
         self._awaited_room = 0
 
@@ -65,7 +66,7 @@ class InFlight:
     def add(self, deliveries: Iterable[Delivery]) -> None:
         with self._changed:
             for delivery in deliveries:
-                self._held[delivery.lease.entry_id] = delivery
+                self._held[delivery.lease] = delivery
                 self._buffer.append(delivery)
 
     def next(self, limit: int) -> Delivery | None:
@@ -78,9 +79,9 @@ class InFlight:
     def remove(self, delivery: Delivery) -> bool:
         """Forget a delivery; False when it was not held (released before, say)."""
         with self._changed:
-            if self._held.get(delivery.lease.entry_id) is not delivery:
+            if self._held.get(delivery.lease) is not delivery:
                 return False
-            del self._held[delivery.lease.entry_id]
+            del self._held[delivery.lease]
             if self._awaited_room:
                 self._changed.notify_all()
             return True
@@ -120,7 +121,7 @@ class SuspectSlot:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._holder: bytes | None = None
+        self._holder: Lease | None = None
         self._reserved = False
 
     def reserve(self) -> bool:
@@ -137,9 +138,9 @@ class SuspectSlot:
             self._reserved = False
             for lease in leases:
                 if lease.count >= SUSPECT_FROM:
-                    self._holder = lease.entry_id
+                    self._holder = lease
 
     def free(self, lease: Lease) -> None:
         with self._lock:
-            if self._holder == lease.entry_id:
+            if self._holder == lease:
                 self._holder = None

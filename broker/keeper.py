@@ -43,18 +43,24 @@ class Keeper:
         self._cursors: dict[tuple[str, int], bytes] = {}
         self._released_for: set[str] = set()
         self._logger = get_logger(__name__, type(self))
-        self._stop = threading.Event()
+        self._stopping = False
+        self._due = threading.Event()
         self._thread = threading.Thread(target=self._run, name="headrace-keeper", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
+    def look_now(self) -> None:
+        """Begin a round at once: a queue is new here, and may hold what a vanished process left."""
+        self._due.set()
+
     def stop(self) -> None:
-        self._stop.set()
+        self._stopping = True
+        self._due.set()
 
     def _run(self) -> None:
-        pause = 0.0
-        while not self._stop.wait(pause):
+        while not self._stopping:
+            self._due.clear()
             for queue, held in list(self._in_flight().items()):
                 try:
                     self.run_once(queue, held)
@@ -62,7 +68,7 @@ class Keeper:
                     self._logger.warning("Keeping queue %r failed, trying again: %s", queue, error)
                 except Exception:
                     self._logger.exception("Keeping queue %r failed, trying again.", queue)
-            pause = self._lease_ms / 3000 * random.uniform(0.8, 1.0)  # noqa: S311 - jitter, no secret
+            self._due.wait(self._lease_ms / 3000 * random.uniform(0.8, 1.0))  # noqa: S311 - jitter, no secret
 
     def run_once(self, queue: str, held: InFlight) -> None:
         """One round for one queue."""
