@@ -39,7 +39,7 @@ def test_the_version_is_the_one_we_build_on(package: str, expected: str) -> None
 def test_the_dashboard_runs_beside_the_versions_it_says_it_cannot_bear(
     valkey_server: EmbeddedValkey, namespace: str
 ) -> None:
-    broker = RedisBroker(url=valkey_server.url, namespace=namespace)  # type: ignore[no-untyped-call]
+    broker = RedisBroker(url=valkey_server.url, namespace=namespace)
     broker.declare_queue("mail")
     broker.enqueue(Message("mail", "send", (), {}, {}))
     application = DashboardApp(broker, prefix="")
