@@ -80,6 +80,11 @@ class StreamsBroker(Broker):
             ("unknown_actor_grace", unknown_actor_grace, 0),
         ):
             _check_int(name, value, least)
+        if not namespace:
+            raise InvalidOption("namespace", namespace, "must be a non-empty string")
+        self._concurrency = {} if concurrency is None else concurrency
+        for queue, cap in self._concurrency.items():
+            _check_int(f"concurrency[{queue!r}]", cap, 1)
         if url:
             parameters["connection_pool"] = redis.ConnectionPool.from_url(url)
         self.client = client if client is not None else redis.Redis(**parameters)
@@ -97,7 +102,6 @@ class StreamsBroker(Broker):
         self.inspector = Inspector(self.commands, namespace)
         self.draining = threading.Event()
         self.suspects = SuspectSlot()
-        self._concurrency = {} if concurrency is None else concurrency
         self._producer = Commands(self.client, namespace, max_priority)
         self._in_flight: dict[str, InFlight] = {}
         self._lock = threading.Lock()

@@ -49,7 +49,7 @@ class ServerRefused(ConnectionFailed):
     """A worker must not run against this server; it exits with Dramatiq's connection code."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message)
+        super().__init__(message)  # type: ignore[no-untyped-call]  # Dramatiq leaves it untyped
 
 
 class ServerTooOld(ServerRefused):
@@ -68,7 +68,7 @@ class ServerOutOfMemory(ConnectionClosed):
     """The server is at maxmemory: the enqueue wrote nothing and may be repeated."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message)
+        super().__init__(message)  # type: ignore[no-untyped-call]  # Dramatiq leaves it untyped
 
 
 _TRANSIENT = (

@@ -44,7 +44,7 @@ class DeadLetter:
     level: int
     actor: str | None
     message: Message[Any] | None
-    fields: dict[bytes, bytes]
+    fields: dict[str, bytes]
 
 
 class Inspector:
@@ -199,7 +199,7 @@ def _letter(queue: str, id: str, packed: bytes) -> DeadLetter:
         if actor is None
         else actor.decode("utf-8", "replace"),
         message=message,
-        fields=fields,
+        fields={name.decode("utf-8", "surrogateescape"): value for name, value in fields.items()},
     )
 
 
@@ -212,7 +212,7 @@ def _redriven(letter: DeadLetter) -> tuple[str, str, int, entry.Fields | list[by
             letter.id,
             "",
             letter.level,
-            [part for pair in letter.fields.items() for part in pair],
+            _flat(letter.fields),
         )
     options = {
         name: value for name, value in letter.message.options.items() if name not in _COUNTERS
@@ -221,3 +221,12 @@ def _redriven(letter: DeadLetter) -> tuple[str, str, int, entry.Fields | list[by
     message.options.clear()
     message.options.update(options)
     return letter.id, message.message_id, letter.level, entry.encode(message)
+
+
+def _flat(fields: dict[str, bytes]) -> list[bytes]:
+    """The fields as they came: also those whose names are no text."""
+    return [
+        part
+        for name, value in fields.items()
+        for part in (name.encode("utf-8", "surrogateescape"), value)
+    ]

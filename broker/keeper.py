@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import redis
 from dramatiq.errors import BrokerConnectionError
 from dramatiq.logging import get_logger
 
@@ -128,6 +129,10 @@ class Keeper:
     def _consumers(self, stream: str) -> list[str]:
         client: Any = self._commands.client
         with translated():
-            if not client.exists(stream):
-                return []
-            return [row["name"].decode() for row in client.xinfo_consumers(stream, GROUP)]
+            try:
+                rows = client.xinfo_consumers(stream, GROUP)
+            except redis.ResponseError as error:
+                if str(error).startswith(("NOGROUP", "no such key")):
+                    return []
+                raise
+        return [row["name"].decode() for row in rows]

@@ -134,7 +134,7 @@ def test_what_throws_lists_becomes_permanent() -> None:
     "control",
     [
         Retry("later", delay=5),
-        RateLimitExceeded("full"),  # type: ignore[no-untyped-call]
+        RateLimitExceeded("full"),
         SkipMessage(),
         Interrupt(),
         Shutdown(),

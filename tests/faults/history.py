@@ -50,7 +50,7 @@ class Finalisations:
         return self.count
 
     def _listen(self) -> None:
-        with self._client.monitor() as monitor:  # type: ignore[no-untyped-call]
+        with self._client.monitor() as monitor:
             self._listening.set()
             for seen in monitor.listen():
                 command = str(seen["command"])
