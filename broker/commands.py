@@ -41,6 +41,18 @@ class Settlement:
 
 
 @dataclass(frozen=True, slots=True)
+class Redriven:
+    """A dead letter on its way back; ``key`` is its name among the dead."""
+
+    key: str
+    #: Empty for what is no message.
+    message_id: str
+    level: int
+    deduplication_key: str
+    fields: Fields | list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class Handed:
     """One entry as handed over; ``fields`` is flat."""
 
@@ -131,7 +143,10 @@ class Commands:
     ) -> Fetched:
         """Promote what is due and take up to ``count`` entries, ``suspects`` of them suspects."""
         k = self.keys(queue)
-        keys = (k.scheduled, k.scheduled_messages, k.control, k.wake, *k.ready)
+        keys = (
+            *(k.scheduled, k.scheduled_messages, k.control, k.wake),
+            *(k.dead, k.dead_messages, *k.ready),
+        )
         now, due, gated, rows = self._run(
             "fetch", keys, consumer, count, int(lowest_first), suspects, *signals
         )
@@ -187,13 +202,19 @@ class Commands:
         """Forget consumers unseen for ``idle_ms`` that hold nothing; returns how many."""
         return int(self._run("reap", (stream,), idle_ms, int(drop_pending)))
 
-    def redrive(
-        self, queue: str, letters: Iterable[tuple[str, str, int, Fields | list[bytes]]]
-    ) -> int:
-        """Move dead letters (key, message id, level, fields) back; returns how many were there."""
+    def redrive(self, queue: str, letters: Iterable[Redriven]) -> int:
+        """Move dead letters back; returns how many of them were still there."""
         k = self.keys(queue)
-        keys = (k.dead, k.dead_messages, k.control, k.wake, k.job_prefix, *k.ready)
-        return int(self._run("redrive", keys, *map(_pack, letters)))
+        keys = (k.dead, k.dead_messages, k.control, k.wake, k.dedup, k.job_prefix, *k.ready)
+        packed = [
+            _pack((it.key, it.message_id, self._present(it.level), it.deduplication_key, it.fields))
+            for it in letters
+        ]
+        return int(self._run("redrive", keys, *packed))
+
+    def _present(self, level: int) -> int:
+        # max_priority may have been higher when the message was kept with its level.
+        return min(level, self._max_priority)
 
     def purge(self, queue: str, limit: int) -> int:
         """Drop up to ``limit`` messages from each place but the dead letters; 0: none are left."""

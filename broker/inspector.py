@@ -10,11 +10,12 @@ from dramatiq.errors import DecodeError
 from dramatiq.message import Message
 
 from broker import entry
-from broker.commands import Commands
+from broker.commands import Commands, Redriven
 from broker.errors import translated
 from broker.keys import GROUP, RELEASED, queues_key
 
 _BATCH = 200
+_EVIDENCE = 12  # parts of a dead letter's value before the entry's fields: bury.lua
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class DeadLetter:
     died_at_ms: int
     deliveries: int
     level: int
+    #: What the message was deduplicated by; empty for none.
+    deduplication_key: str
     actor: str | None
     message: Message[Any] | None
     fields: dict[str, bytes]
@@ -179,7 +182,7 @@ class Inspector:
 
 def _letter(queue: str, id: str, packed: bytes) -> DeadLetter:
     parts = entry.unpack(packed)
-    evidence, flat = entry.to_mapping(parts[:10]), parts[10:]
+    evidence, flat = entry.to_mapping(parts[:_EVIDENCE]), parts[_EVIDENCE:]
     fields = dict(zip(flat[::2], flat[1::2], strict=False))
     try:
         message = entry.decode(queue, fields)
@@ -193,6 +196,7 @@ def _letter(queue: str, id: str, packed: bytes) -> DeadLetter:
         died_at_ms=int(evidence[b"died_at"]),
         deliveries=int(evidence[b"deliveries"]),
         level=int(evidence[b"level"]),
+        deduplication_key=evidence[b"dedup"].decode(),
         actor=message.actor_name
         if message
         else None
@@ -206,21 +210,22 @@ def _letter(queue: str, id: str, packed: bytes) -> DeadLetter:
 _COUNTERS = ("retries", "traceback", "requeue_timestamp", "unknown_actor_since")
 
 
-def _redriven(letter: DeadLetter) -> tuple[str, str, int, entry.Fields | list[bytes]]:
+def _redriven(letter: DeadLetter) -> Redriven:
     if letter.message is None:
-        return (
-            letter.id,
-            "",
-            letter.level,
-            _flat(letter.fields),
-        )
+        return Redriven(letter.id, "", letter.level, "", _flat(letter.fields))
     options = {
         name: value for name, value in letter.message.options.items() if name not in _COUNTERS
     }
     message = letter.message.copy()
     message.options.clear()
     message.options.update(options)
-    return letter.id, message.message_id, letter.level, entry.encode(message)
+    return Redriven(
+        letter.id,
+        message.message_id,
+        letter.level,
+        letter.deduplication_key,
+        entry.encode(message),
+    )
 
 
 def _flat(fields: dict[str, bytes]) -> list[bytes]:

@@ -4,7 +4,9 @@
 -- KEYS[2] messages   HASH    id -> the entry's fields, packed
 -- KEYS[3] control    HASH    paused, global_concurrency, rate, rate_period and the bucket
 -- KEYS[4] wake       STREAM  signals; the group is made here
--- KEYS[5..] ready    STREAM  one a level, lowest first; the groups are made here
+-- KEYS[5] dead       ZSET    id -> time of death, unix ms; for what can't be promoted
+-- KEYS[6] dead messages HASH id -> evidence and message, packed
+-- KEYS[7..] ready    STREAM  one a level, lowest first; the groups are made here
 -- ARGV[1] consumer   str
 -- ARGV[2] count      int     the most deliveries to hand over
 -- ARGV[3] lowest     0|1     serve the lowest level first, so that nothing starves
@@ -14,9 +16,11 @@
 -- Errors  none of its own
 -- Cost    O(levels + count + promoted log N), at most 200 promoted a call
 --@include clock
+--@include bury
 local PROMOTED_PER_CALL = 200
 local SUSPECT_FROM = 3  -- the delivery count from which an entry may be what kills workers
 local SCANNED_RELEASED = 64
+local FIRST = 7  -- the lowest level's key
 
 local now = now_ms()
 local consumer, count, suspects = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4])
@@ -54,16 +58,36 @@ if paused then
   return { now, -1, gated, deliveries }
 end
 
+-- One message that somebody else wrote wrongly must not hold up all later ones.
+local function unpack_entry(packed)
+  local ok, fields = pcall(cmsgpack.unpack, packed)
+  if not ok or type(fields) ~= "table" or #fields == 0 or #fields % 2 == 1 then
+    return false
+  end
+  for _, part in ipairs(fields) do
+    if type(part) ~= "string" then
+      return false
+    end
+  end
+  if fields[#fields - 1] ~= "level" then
+    return fields, 0
+  end
+  local level = tonumber(fields[#fields])
+  fields[#fields], fields[#fields - 1] = nil, nil
+  return #fields > 0 and level and level >= 0 and fields, level
+end
+
 -- Promote. The order of the due times is kept.
 for _, id in ipairs(redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", now, "LIMIT", 0, PROMOTED_PER_CALL)) do
   local packed = redis.call("HGET", KEYS[2], id)
   if packed then
-    local fields, level = cmsgpack.unpack(packed), 0
-    if fields[#fields - 1] == "level" then
-      level = tonumber(fields[#fields])
-      fields[#fields], fields[#fields - 1] = nil, nil
+    local fields, level = unpack_entry(packed)
+    if fields then
+      redis.call("XADD", KEYS[FIRST + math.min(level, #KEYS - FIRST)], "*", unpack(fields))
+    else
+      local evidence = { reason = "undecodable", error = "no packed entry", deliveries = 0, level = 0, dedup = "" }
+      bury(KEYS[5], KEYS[6], id, "scheduled", now, evidence, { "packed", packed })
     end
-    redis.call("XADD", KEYS[5 + math.min(level, #KEYS - 5)], "*", unpack(fields))
   end
   redis.call("ZREM", KEYS[1], id)
   redis.call("HDEL", KEYS[2], id)
@@ -71,7 +95,7 @@ end
 
 if concurrency then
   local in_flight = 0
-  for i = 5, #KEYS do
+  for i = FIRST, #KEYS do
     local summary = with_group(KEYS[i], "XPENDING", KEYS[i], "workers")
     in_flight = in_flight + summary[1]
     for _, owner in ipairs(summary[4] or {}) do
@@ -126,13 +150,13 @@ local function hand_over_new(level, key)
   end
 end
 
-local first, last, step = #KEYS, 5, -1
+local first, last, step = #KEYS, FIRST, -1
 if ARGV[3] == "1" then
-  first, last, step = 5, #KEYS, 1
+  first, last, step = FIRST, #KEYS, 1
 end
 for i = first, last, step do
-  hand_over_released(i - 5, KEYS[i])
-  hand_over_new(i - 5, KEYS[i])
+  hand_over_released(i - FIRST, KEYS[i])
+  hand_over_new(i - FIRST, KEYS[i])
 end
 
 if tokens then

@@ -65,7 +65,8 @@ end
 
 function outcomes.bury(s)
   local id = s[6] ~= "" and s[6] or (s[2] .. ":" .. s[3])
-  bury(KEYS[3], KEYS[4], id, s[3], now, s[8], s[9], s[4], s[2], s[10])
+  local evidence = { reason = s[8], error = s[9], deliveries = s[4], level = s[2], dedup = s[7] }
+  bury(KEYS[3], KEYS[4], id, s[3], now, evidence, s[10])
   if s[6] ~= "" then
     finish(job_prefix .. s[6], "dead")
   end

@@ -258,6 +258,72 @@ def test_a_dead_letter_keeps_message_and_evidence_and_is_redriven(
     assert streams.inspector.redrive("work", ["no such letter"]) == 0
 
 
+def test_a_redriven_message_holds_its_deduplication_key_again(streams: StreamsBroker) -> None:
+    recorder = Recorder()
+    worker = dramatiq.Worker(streams, worker_threads=1)
+    worker.start()
+    sent = recorder.actor.send_with_options(args=("fail",), deduplication_key="welcome:u1")
+    streams.join("work", timeout=TIMEOUT_MS)
+    worker.stop(timeout=TIMEOUT_MS)
+    assert streams.inspector.redrive("work") == 1
+    again = recorder.actor.send_with_options(args=("later",), deduplication_key="welcome:u1")
+    assert again.message_id == sent.message_id
+    assert streams.inspector.queue("work").ready == 1
+
+
+def test_a_redriven_message_leaves_its_deduplication_key_to_a_younger_one(
+    streams: StreamsBroker,
+) -> None:
+    recorder = Recorder()
+    worker = dramatiq.Worker(streams, worker_threads=1)
+    worker.start()
+    recorder.actor.send_with_options(args=("fail",), deduplication_key="welcome:u1")
+    streams.join("work", timeout=TIMEOUT_MS)
+    worker.stop(timeout=TIMEOUT_MS)
+    younger = recorder.actor.send_with_options(args=("younger",), deduplication_key="welcome:u1")
+    assert streams.inspector.redrive("work") == 1
+    assert streams.inspector.queue("work").ready == 2
+    again = recorder.actor.send_with_options(args=("later",), deduplication_key="welcome:u1")
+    assert again.message_id == younger.message_id
+
+
+@pytest.mark.parametrize(
+    "written", [b"no msgpack \xc1", b"\x81\xa1a\xa1b", b"\x90", b"\x91\xa2id", b"\x92\xa2id\x90"]
+)
+def test_a_scheduled_message_that_cannot_be_read_is_buried_and_holds_up_nothing(
+    streams: StreamsBroker, start_worker: StartWorker, written: bytes
+) -> None:
+    recorder = Recorder()
+    keys = streams.commands.keys("work")
+    streams.client.hset(keys.scheduled_messages, "wrong", written)
+    streams.client.zadd(keys.scheduled, {"wrong": 1})
+    recorder.actor.send_with_options(args=("right",), delay=1)
+    start_worker(streams, threads=1)
+    assert recorder.seen.next() == "right"
+    streams.join("work", timeout=TIMEOUT_MS)
+    (letter,) = streams.inspector.dead("work")
+    assert (letter.id, letter.reason) == ("wrong", "undecodable")
+    assert letter.fields == {"packed": written}
+
+
+def test_entries_of_one_id_on_two_levels_are_two_jobs(
+    streams: StreamsBroker, start_worker: StartWorker
+) -> None:
+    recorder = Recorder()
+    for level in (0, 9):
+        fields: dict[Any, Any] = {
+            "id": f"m{level}",
+            "actor": "record",
+            "at": "1",
+            "args": f"[{level}]",
+        }
+        streams.client.xadd(streams.commands.keys("work").ready[level], fields, id="1-1")
+    start_worker(streams, threads=2)
+    assert sorted(recorder.seen.take(2)) == [0, 9]
+    streams.join("work", timeout=TIMEOUT_MS)
+    assert streams.inspector.queue("work").in_flight == 0
+
+
 def test_dead_letters_are_paged_and_redriven_all_at_once(
     streams: StreamsBroker, start_worker: StartWorker
 ) -> None:

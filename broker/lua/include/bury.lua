@@ -1,12 +1,14 @@
 -- Move a message to the dead letters; the caller removes the source afterwards.
--- The value is one msgpack array of strings: five evidence pairs, then the entry's fields.
-local function bury(dead, messages, id, entry, now, reason, error, deliveries, level, fields)
+-- The value is one msgpack array of strings: six pairs of evidence, then the entry's fields.
+-- `evidence` has reason, error, deliveries, level and dedup, the message's deduplication key or "".
+local function bury(dead, messages, id, entry, now, evidence, fields)
   local packed = {
-    "reason", reason,
-    "error", error,
+    "reason", evidence.reason,
+    "error", evidence.error,
     "died_at", string.format("%d", now),
-    "deliveries", tostring(deliveries),
-    "level", tostring(level),
+    "deliveries", tostring(evidence.deliveries),
+    "level", tostring(evidence.level),
+    "dedup", evidence.dedup,
   }
   for _, part in ipairs(fields) do
     packed[#packed + 1] = part

@@ -8,12 +8,17 @@ local function hand_back(keys, entries, max_deliveries, level)
     if not found then
       redis.call("XACK", keys.ready, "workers", id)  -- deleted by hand: nothing left to run
     elseif deliveries >= max_deliveries then
-      local message = field(found[2], "id")
-      local error = "delivered " .. deliveries .. " times and never settled: it may kill its worker"
-      bury(keys.dead, keys.dead_messages, message or (level .. ":" .. id), id, now_ms(), "max_deliveries", error, deliveries, level, found[2])
+      local message, job_prefix = field(found[2], "id"), keys.job_prefix
+      local evidence = {
+        reason = "max_deliveries",
+        error = "delivered " .. deliveries .. " times and never settled: it may kill its worker",
+        deliveries = deliveries,
+        level = level,
+        dedup = message and redis.call("HGET", job_prefix .. message, "dedup") or "",
+      }
+      bury(keys.dead, keys.dead_messages, message or (level .. ":" .. id), id, now_ms(), evidence, found[2])
       if message then
-        local job_prefix = keys.job_prefix
-        release_deduplication(keys.dedup, redis.call("HGET", job_prefix .. message, "dedup") or "", message)
+        release_deduplication(keys.dedup, evidence.dedup, message)
         finish(job_prefix .. message, "dead")
       end
       redis.call("XACK", keys.ready, "workers", id)
