@@ -79,6 +79,24 @@ class Reclaimed:
     buried: int
 
 
+@dataclass(frozen=True, slots=True)
+class QueueInfo:
+    """One queue at one moment. ``due`` are scheduled messages whose time has come.
+
+    ``oldest_age_ms`` is how long the oldest entry has been there, in flight or not.
+    """
+
+    name: str
+    ready: int
+    scheduled: int
+    due: int
+    in_flight: int
+    dead: int
+    oldest_age_ms: int | None
+    paused: bool
+    consumers: int
+
+
 class Commands:
     """The transitions of every queue of a namespace, run through one client.
 
@@ -229,6 +247,24 @@ class Commands:
         """Drop up to ``limit`` dead letters of at least ``age_ms``; returns how many."""
         k = self.keys(queue)
         return int(self._run("sweep", (k.dead, k.dead_messages), age_ms, limit))
+
+    def inspect(self, queue: str) -> QueueInfo:
+        """Counts of one queue, from one moment; all 0 for a queue nobody used."""
+        k = self.keys(queue)
+        now, ready, scheduled, due, in_flight, dead, oldest, paused, consumers = self._run(
+            "inspect", (k.scheduled, k.dead, k.control, *k.ready)
+        )
+        return QueueInfo(
+            name=queue,
+            ready=ready,
+            scheduled=scheduled,
+            due=due,
+            in_flight=in_flight,
+            dead=dead,
+            oldest_age_ms=None if oldest < 0 else max(0, now - oldest),
+            paused=bool(paused),
+            consumers=consumers,
+        )
 
     def pause(self, queue: str) -> bool:
         """Hand nothing more over; False if the queue was paused already."""

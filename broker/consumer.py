@@ -98,15 +98,22 @@ class StreamsConsumer(Consumer):
             "STREAMS",
         )
         with translated():
-            try:
-                reply = self.broker.blocking_client(block_ms).execute_command(
-                    *command, *streams, *[">"] * len(streams)
-                )
-            except redis.ResponseError as error:
-                if str(error).startswith(_STREAM_GONE):
-                    return  # deleted under us: the next fetch makes it again
-                raise
-        self._take(self._read(reply or ()))
+            pipe = self.broker.blocking_client(block_ms).pipeline(transaction=False)
+            pipe.execute_command(*command, *streams, *[">"] * len(streams))
+            # Answered after the read: a pause or limit set while it began is seen here.
+            pipe.exists(self._keys.control)
+            reply, gated_by_now = pipe.execute(raise_on_error=False)
+            if isinstance(reply, redis.ResponseError) and str(reply).startswith(_STREAM_GONE):
+                return  # deleted under us: the next fetch makes it again
+            for failure in (reply, gated_by_now):
+                if isinstance(failure, Exception):
+                    raise failure
+        handed = self._read(reply or ())
+        if gated_by_now:
+            for taken in handed:
+                self.broker.settle_raw(self.queue_name, taken.lease, "", Release())
+        else:
+            self._take(handed)
 
     def _read(self, reply: Iterable[Any]) -> list[Handed]:
         handed = []

@@ -10,27 +10,12 @@ from dramatiq.errors import DecodeError
 from dramatiq.message import Message
 
 from broker import entry
-from broker.commands import Commands, Redriven
+from broker.commands import Commands, QueueInfo, Redriven
 from broker.errors import translated
-from broker.keys import GROUP, RELEASED, queues_key
+from broker.keys import queues_key
 
 _BATCH = 200
 _EVIDENCE = 12  # parts of a dead letter's value before the entry's fields: bury.lua
-
-
-@dataclass(frozen=True, slots=True)
-class QueueInfo:
-    """One queue at one moment. ``due`` are scheduled messages whose time has come."""
-
-    name: str
-    ready: int
-    scheduled: int
-    due: int
-    in_flight: int
-    dead: int
-    oldest_age_ms: int | None
-    paused: bool
-    consumers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,41 +55,7 @@ class Inspector:
 
     def queue(self, name: str) -> QueueInfo:
         """Counts of one queue; all 0 for a queue nobody used."""
-        k = self._commands.keys(name)
-        with translated():
-            seconds, micros = self._client.time()
-            now = seconds * 1000 + micros // 1000
-            # One transaction, or a settlement in between would be counted as ready.
-            pipe = self._client.pipeline(transaction=True)
-            for stream in k.ready:
-                pipe.xlen(stream)
-                pipe.xinfo_consumers(stream, GROUP)
-            replies = pipe.execute(raise_on_error=False)
-            lengths = dict(zip(k.ready, replies[::2], strict=True))
-            pending = released = consumers = 0
-            oldest: int | None = None
-            for (stream, length), rows in zip(lengths.items(), replies[1::2], strict=True):
-                if isinstance(rows, Exception):  # no stream or no group yet
-                    rows = []
-                released += sum(row["pending"] for row in rows if row["name"].decode() == RELEASED)
-                pending += sum(row["pending"] for row in rows)
-                consumers = max(consumers, sum(row["name"].decode() != RELEASED for row in rows))
-                if length:
-                    first = self._client.xrange(stream, count=1)
-                    if first:
-                        at = int(first[0][0].split(b"-")[0])
-                        oldest = at if oldest is None else min(oldest, at)
-            return QueueInfo(
-                name=name,
-                ready=sum(lengths.values()) - pending + released,
-                scheduled=self._client.zcard(k.scheduled),
-                due=self._client.zcount(k.scheduled, "-inf", now),
-                in_flight=pending - released,
-                dead=self._client.zcard(k.dead),
-                oldest_age_ms=None if oldest is None else max(0, now - oldest),
-                paused=bool(self._client.hexists(k.control, "paused")),
-                consumers=consumers,
-            )
+        return self._commands.inspect(name)
 
     def size(self, name: str) -> int:
         """Messages that are ready, in flight or scheduled."""

@@ -74,7 +74,6 @@ class Keeper:
     def run_once(self, queue: str, held: InFlight) -> None:
         """One round for one queue."""
         self._renew(queue, held)
-        self._commands.register(queue)
         if queue not in self._released_for:
             self._release_vanished(queue)
             self._released_for.add(queue)
@@ -85,6 +84,7 @@ class Keeper:
         for stream in keys.ready:
             self._commands.reap(stream, self._lease_ms * 2)
         self._commands.reap(keys.wake, self._lease_ms * 2, drop_pending=True)
+        self._commands.register(queue)  # last: a full server refuses this one
 
     def _renew(self, queue: str, held: InFlight) -> None:
         leases = held.leases()

@@ -7,9 +7,6 @@ from dataclasses import dataclass, field
 #: The consumer group of every ready stream and of the wake stream.
 GROUP = "workers"
 
-#: The consumer inside the group that owns entries handed back and not yet taken again.
-RELEASED = "~released"
-
 
 @dataclass(frozen=True, slots=True)
 class QueueKeys:

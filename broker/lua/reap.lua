@@ -6,20 +6,18 @@
 -- Returns the number of consumers removed
 -- Errors  none of its own
 -- Cost    O(C), C consumers of the group
+--@include fields
 local consumers = redis.pcall("XINFO", "CONSUMERS", KEYS[1], "workers")
 if consumers.err then
   return 0
 end
 local removed = 0
-for _, flat in ipairs(consumers) do
-  local info = {}
-  for i = 1, #flat, 2 do
-    info[flat[i]] = flat[i + 1]
-  end
+for _, consumer in ipairs(consumers) do
+  local name = field(consumer, "name")
   -- DELCONSUMER drops the pending list, so never where there is one to lose.
-  local empty = info.pending == 0 or ARGV[2] == "1"
-  if empty and info.idle >= tonumber(ARGV[1]) and info.name ~= "~released" then
-    redis.call("XGROUP", "DELCONSUMER", KEYS[1], "workers", info.name)
+  local empty = field(consumer, "pending") == 0 or ARGV[2] == "1"
+  if empty and field(consumer, "idle") >= tonumber(ARGV[1]) and name ~= "~released" then
+    redis.call("XGROUP", "DELCONSUMER", KEYS[1], "workers", name)
     removed = removed + 1
   end
 end

@@ -12,6 +12,7 @@ from dramatiq import Broker, Message
 from dramatiq.middleware import CurrentMessage, Middleware, MiddlewareError
 
 from broker import StreamsBroker
+from broker.commands import Commands, Fetched
 from broker.embedded import EmbeddedValkey
 from tests.conftest import NewBroker, StartWorker
 from tests.contract.recording import Seen
@@ -203,6 +204,30 @@ def test_a_queue_paused_before_the_worker_boots_stays_paused(
     assert recorder.seen.nothing_more()
     streams.inspector.resume("work")
     assert recorder.seen.next() == "ready"
+
+
+def test_a_pause_between_a_fetch_and_the_blocked_read_after_it_holds(
+    streams: StreamsBroker, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder()
+    fetch, armed = Commands.fetch, threading.Event()
+
+    def fetch_then_pause(commands: Commands, *args: Any, **kwargs: Any) -> Fetched:
+        fetched = fetch(commands, *args, **kwargs)
+        if armed.is_set():
+            armed.clear()
+            streams.inspector.pause("work")
+            recorder.actor.send("late")
+        return fetched
+
+    monkeypatch.setattr(Commands, "fetch", fetch_then_pause)
+    armed.set()
+    start_worker(streams)
+    eventually(armed.is_set, lambda is_set: not is_set)
+    assert recorder.seen.nothing_more()
+    assert streams.inspector.queue("work").ready == 1
+    streams.inspector.resume("work")
+    assert recorder.seen.next() == "late"
 
 
 def test_the_inspector_counts_every_state(
