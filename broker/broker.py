@@ -17,7 +17,7 @@ from dramatiq.broker import Broker, Consumer, MessageProxy
 from dramatiq.common import current_millis
 from dramatiq.errors import ActorNotFound, BrokerConnectionError, QueueJoinTimeout
 from dramatiq.message import Message
-from dramatiq.middleware import Middleware, Retries, Shutdown
+from dramatiq.middleware import Middleware, MiddlewareError, Retries, Shutdown
 
 from broker import clients, entry, server
 from broker.commands import Commands, NewMessage, Settlement
@@ -29,6 +29,7 @@ from broker.inspector import Inspector
 from broker.keeper import Keeper
 from broker.outcome import Abandon, Bury, Done, Outcome, Release, Retry
 from broker.settler import Settler
+from broker.signals import Signals
 
 _FLUSH_SECONDS = 5.0
 _BATCH = 200
@@ -70,6 +71,7 @@ class StreamsBroker(Broker):
         unknown_actor_grace: int = 60_000,
         **parameters: Any,
     ) -> None:
+        self._signals = Signals()
         super().__init__(middleware=middleware)
         for name, value, least in (
             ("heartbeat_timeout", heartbeat_timeout, 1),
@@ -278,12 +280,27 @@ class StreamsBroker(Broker):
             self._boot()
         elif signal == "worker_shutdown":
             self.draining.set()
-        super().emit_before(signal, *args, **kwargs)
+        for middleware, listener in self._signals.listeners(f"before_{signal}", self.middleware):
+            try:
+                listener(self, *args, **kwargs)
+            except MiddlewareError:
+                raise
+            except Exception:
+                self._swallowed(f"before_{signal}", middleware)
 
     def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
-        super().emit_after(signal, *args, **kwargs)
+        listeners = self._signals.listeners(f"after_{signal}", self.middleware)
+        for middleware, listener in reversed(listeners):
+            try:
+                listener(self, *args, **kwargs)
+            except Exception:
+                self._swallowed(f"after_{signal}", middleware)
         if signal == "worker_shutdown":
             self._shut_down()
+
+    def _swallowed(self, signal: str, middleware: Middleware) -> None:
+        # As Dramatiq's own broker does: a middleware's defect stops no job.
+        self.logger.critical("Unexpected failure in %s of %r.", signal, middleware, exc_info=True)
 
     def _boot(self) -> None:
         try:
