@@ -95,10 +95,16 @@ def dramatiq_command(
     """Dramatiq's own command line, by this interpreter, for `modules`.
 
     `shutdown_ms` is what running jobs get to end when it stops; what has not ended by
-    then goes back to its queue. Keep it under the supervisor's `stop_s`.
+    then goes back to its queue. Keep it under the supervisor's `stop_s`. A worker that is
+    killed before it has said that it is ready makes Dramatiq's main process wait for it;
+    3 s here, and not 30, until it notices.
     `arguments` are handed on as they are.
     """
-    command = [sys.executable, "-m", "dramatiq", f"--worker-shutdown-timeout={shutdown_ms}"]
+    command = [
+        *(sys.executable, "-m", "dramatiq"),
+        "--worker-fork-timeout=3000",
+        f"--worker-shutdown-timeout={shutdown_ms}",
+    ]
     if processes is not None:
         command += [f"--processes={processes}"]
     if threads is not None:

@@ -72,6 +72,13 @@ class Run:
         self._enqueue(work.neighbours)
         last = [*work.killers, *work.neighbours]
         self._wait("a job that kills its worker", lambda: self._ended(last))
+        # While Dramatiq's main process ends because a worker was killed, a request to stop
+        # is the workers' second one: they would die of it.
+        killers = [job.id for job in work.killers]
+        self._wait(
+            "the last restart",
+            lambda: len(self._workers.deaths) >= len(self.evidence.history.kills(killers)),
+        )
 
     def gather(self) -> Evidence:
         """Everything that is there, once the workers have stopped."""
