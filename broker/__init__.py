@@ -3,6 +3,7 @@
 from broker.broker import StreamsBroker
 from broker.errors import (
     AuthenticationRefused,
+    ClusterClientRequired,
     EvictionPolicyRefused,
     HeadraceError,
     InvalidOption,
@@ -16,6 +17,7 @@ from broker.errors import (
 
 __all__ = [
     "AuthenticationRefused",
+    "ClusterClientRequired",
     "EvictionPolicyRefused",
     "HeadraceError",
     "InvalidOption",

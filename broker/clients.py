@@ -6,10 +6,12 @@ from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
+from redis.sentinel import SentinelConnectionPool
 
-from broker.errors import UnsupportedClient
+from broker.errors import UnsupportedClient, translated
 
 
 def derive(client: Any, *, socket_timeout: float) -> Any:
@@ -18,24 +20,65 @@ def derive(client: Any, *, socket_timeout: float) -> Any:
     A silent repeat of a fetch strands entries and that of a settlement looks like a lost
     lease, so whoever calls must know. The protocol is pinned: RESP3 changes the shape of
     XREADGROUP's reply. ``socket_timeout`` is in seconds.
+
+    How the client connects is kept: address, socket, Sentinel, credentials, TLS, health
+    checks. A pool's limit of connections is not: each consumer needs one to block on.
+
+    Raises:
+      ConnectionClosed: no node of a cluster can be reached now.
     """
-    overrides = {"socket_timeout": socket_timeout, "retry": Retry(NoBackoff(), 0), "protocol": 2}
+    overrides = {
+        "socket_timeout": socket_timeout,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,
+        "legacy_responses": True,
+    }
     if isinstance(client, redis.RedisCluster):
-        kwargs = {
-            k: v for k, v in client.get_connection_kwargs().items() if k not in ("host", "port")
-        }
-        nodes = list(client.nodes_manager.startup_nodes.values())
-        return redis.RedisCluster(startup_nodes=nodes, **{**kwargs, **overrides})
+        return _derive_cluster(client, overrides)
     pool = client.connection_pool
-    kwargs = {**pool.connection_kwargs, **overrides}
     # Maintenance notifications need RESP3; their pool-bound handlers must not be carried over.
-    kwargs = {k: v for k, v in kwargs.items() if "maint_notifications" not in k}
-    kwargs["maint_notifications_config"] = MaintNotificationsConfig(enabled=False)
-    if isinstance(pool, redis.sentinel.SentinelConnectionPool):
+    kwargs = {k: v for k, v in pool.connection_kwargs.items() if "maint_notifications" not in k}
+    kwargs |= {
+        **overrides,
+        "connection_class": pool.connection_class,
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
+    if isinstance(pool, SentinelConnectionPool):
+        kwargs["check_connection"] = pool.check_connection
         return pool.sentinel_manager.master_for(pool.service_name, **kwargs)
-    return redis.Redis(
-        connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **kwargs)
-    )
+    return redis.Redis(connection_pool=redis.ConnectionPool(**kwargs))
+
+
+def _derive_cluster(client: redis.RedisCluster, overrides: dict[str, Any]) -> redis.RedisCluster:
+    known = client.nodes_manager
+    kwargs = {
+        k: v
+        for k, v in client.get_connection_kwargs().items()
+        if k not in ("host", "port", "redis_connect_func") and "maint_notifications" not in k
+    }
+    # Nodes of its own: a node carries its connections, and a new client resets those of the
+    # nodes that it starts from.
+    nodes = [ClusterNode(node.host, node.port) for node in known.startup_nodes.values()]
+    with translated():
+        return redis.RedisCluster(
+            startup_nodes=nodes,
+            require_full_coverage=known._require_full_coverage,
+            dynamic_startup_nodes=known._dynamic_startup_nodes,
+            address_remap=known.address_remap,
+            redis_connect_func=client.user_on_connect_func,
+            **{**kwargs, **overrides},
+        )
+
+
+def routed(client: Any, key: str) -> dict[str, Any]:
+    """Options that send a command to the node which keeps ``key``; none without a cluster.
+
+    For commands whose keys redis-py does not know by itself: it would ask a node for them
+    before each call, and not the one that keeps them.
+    """
+    if isinstance(client, redis.RedisCluster):
+        return {"target_nodes": client.get_node_from_key(key)}
+    return {}
 
 
 def check(client: Any) -> None:

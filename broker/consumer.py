@@ -12,6 +12,7 @@ from dramatiq.errors import DecodeError
 from dramatiq.logging import get_logger
 
 from broker import entry
+from broker.clients import routed
 from broker.commands import Handed
 from broker.delivery import SUSPECT_FROM, Delivery, Lease
 from broker.errors import translated
@@ -98,8 +99,10 @@ class StreamsConsumer(Consumer):
             "STREAMS",
         )
         with translated():
-            pipe = self.broker.blocking_client(block_ms).pipeline(transaction=False)
-            pipe.execute_command(*command, *streams, *[">"] * len(streams))
+            client = self.broker.blocking_client(block_ms)
+            pipe = client.pipeline(transaction=False)
+            ids = [">"] * len(streams)
+            pipe.execute_command(*command, *streams, *ids, **routed(client, streams[0]))
             # Answered after the read: a pause or limit set while it began is seen here.
             pipe.exists(self._keys.control)
             reply, gated_by_now = pipe.execute(raise_on_error=False)

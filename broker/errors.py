@@ -64,6 +64,15 @@ class AuthenticationRefused(ServerRefused):
     """The server rejected the credentials or denied a command by its ACL."""
 
 
+class ClusterClientRequired(ServerRefused):
+    """The server is a part of a cluster, and the client can reach no other part."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"client: must be a redis.RedisCluster, got one for a single server; it is {what}"
+        )
+
+
 class ServerOutOfMemory(ConnectionClosed):
     """The server is at maxmemory: the enqueue wrote nothing and may be repeated."""
 
@@ -75,9 +84,10 @@ _TRANSIENT = (
     redis.ConnectionError,
     redis.TimeoutError,
     redis.exceptions.ReadOnlyError,
-    redis.exceptions.ClusterDownError,
     redis.exceptions.TryAgainError,
-    redis.exceptions.MasterDownError,
+    # No node answers, no node has the slot, or it is on its way for longer than redis-py waits.
+    redis.exceptions.RedisClusterException,
+    redis.exceptions.ClusterError,
 )
 
 # Codes that redis-py has no class of its own for.
@@ -103,6 +113,7 @@ def translated() -> Iterator[None]:
     Raises:
       AuthenticationRefused: wrong credentials, or a command denied by the ACL.
       ServerOutOfMemory: the server is at maxmemory.
+      ClusterClientRequired: the key is on another node of a cluster.
       ConnectionClosed: anything that may pass by itself.
     """
     try:
@@ -111,6 +122,8 @@ def translated() -> Iterator[None]:
         raise AuthenticationRefused(f"the server refused access: {error}") from error
     except redis.exceptions.OutOfMemoryError as error:
         raise ServerOutOfMemory(f"the server is out of memory: {error}") from error
+    except redis.exceptions.MovedError as error:
+        raise ClusterClientRequired("not the node that keeps this queue") from error
     except _TRANSIENT as error:
         raise ConnectionClosed(error) from error
     except redis.ResponseError as error:

@@ -2,29 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import redis
+from dramatiq.errors import ConnectionClosed
 
-from broker.errors import EvictionPolicyRefused, ServerTooOld, translated
+from broker.errors import (
+    ClusterClientRequired,
+    EvictionPolicyRefused,
+    ServerTooOld,
+    translated,
+)
 
 _MINIMUM = {"redis": (7, 0), "valkey": (8, 0)}
 
 
 def check(client: Any) -> None:
-    """Raise unless the server can keep the promises.
+    """Raise unless the server can keep the promises; of a cluster, every node that answers.
 
     Raises:
       ServerTooOld: Redis before 7.0 or Valkey before 8.0.
       EvictionPolicyRefused: ``maxmemory-policy`` is not ``noeviction``.
+      ClusterClientRequired: one of several nodes of a cluster, and a client that knows one.
       AuthenticationRefused: wrong credentials.
       ConnectionClosed: the server can't be reached now.
     """
-    target = {"target_nodes": "random"} if isinstance(client, redis.RedisCluster) else {}
+    if isinstance(client, redis.RedisCluster):
+        _check_nodes(client)
+        return
     with translated():
-        info = client.info(**target)
-    if isinstance(client, redis.RedisCluster) and "redis_version" not in info:
-        info = next(iter(info.values()))
+        info = client.info()
+        _check_info(info)
+        if info.get("redis_mode", info.get("server_mode")) == "cluster":
+            size = int(client.cluster("INFO")["cluster_size"])
+            if size > 1:
+                raise ClusterClientRequired(f"one of {size} masters")
+
+
+def _check_nodes(client: redis.RedisCluster) -> None:
+    """Check the masters, and the replicas, since each may be a master by tomorrow."""
+    away: ConnectionClosed | None = None
+    answered = False
+    for node in client.get_nodes():
+        try:
+            with translated():
+                info = client.info(target_nodes=node)
+        except ConnectionClosed as error:
+            away = error
+        else:
+            answered = True
+            _check_info(info)
+    # Without some of its nodes a cluster serves the queues of the others.
+    if away is not None and not answered:
+        raise away
+
+
+def _check_info(info: Mapping[str, Any]) -> None:
     name = "valkey" if "valkey_version" in info else "redis"
     version = str(info.get(f"{name}_version", "0"))
     if tuple(int(part) for part in version.split(".")[:2]) < _MINIMUM[name]:
