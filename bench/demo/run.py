@@ -77,7 +77,7 @@ class Run:
         killers = [job.id for job in work.killers]
         self._wait(
             "the last restart",
-            lambda: len(self._workers.deaths) >= len(self.evidence.history.kills(killers)),
+            lambda: self._workers.died_at_ms >= max(self.evidence.history.kills(killers).values()),
         )
 
     def gather(self) -> Evidence:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -67,6 +68,8 @@ class Workers:
     def __init__(self, environ: Mapping[str, str], log: Path) -> None:
         self.log = log
         self.deaths: list[Died] = []
+        #: When the last of them was; unix ms, 0 before the first.
+        self.died_at_ms = 0
         self._environ = environ
         self._output: IO[bytes] | None = None
         self._code: int | None = None
@@ -130,3 +133,4 @@ class Workers:
     def _note(self, change: Change) -> None:
         if isinstance(change, Died):
             self.deaths.append(change)
+            self.died_at_ms = time.time_ns() // 1_000_000
