@@ -144,7 +144,8 @@ def build(scale: float = 1.0) -> Workload:
         made.work.append(_entry(made, 1_000 + number, delay_ms=1_000 + 250 * number))
     made.work += [_flaky(made), _refused_mail(made), _broken_photo(made), _unknown_task(made)]
     made.work.append(_queue_report(made))
-    for number in range(_scaled(60, scale, least=15)):
+    # Always as many: of a handful, several workers may start any first.
+    for number in range(60):
         priority = PRIORITIES[number % len(PRIORITIES)]
         made.prioritised.append(_entry(made, 2_000 + number, broker_priority=priority))
     made.killers.append(_killer(made))
