@@ -174,8 +174,7 @@ class StreamsBroker(Broker):
             self.emit_before("enqueue", message, delay)
         queue = messages[0].queue_name
         if queue not in self._registered:
-            self._producer.register(queue)
-            self._registered.add(queue)
+            self._register(queue)
         new = [self._new(message) for message in messages]
         token = secrets.token_urlsafe(8)
         if delay:
@@ -189,6 +188,16 @@ class StreamsBroker(Broker):
         for message in sent:
             self.emit_after("enqueue", message, delay)
         return sent
+
+    def _register(self, queue: str) -> None:
+        try:
+            self._producer.register(queue)
+        except BrokerConnectionError as error:
+            if not isinstance(self.client, redis.RedisCluster):
+                raise
+            # The names are on another node than the queue; its workers note it again.
+            self.logger.warning("Queue %r could not be noted, sending anyway: %s", queue, error)
+        self._registered.add(queue)
 
     def _new(self, message: Message[Any]) -> NewMessage:
         held = (

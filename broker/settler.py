@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import defaultdict, deque
+from dataclasses import dataclass
 
 from dramatiq.errors import BrokerConnectionError
 from dramatiq.logging import get_logger
@@ -15,13 +17,26 @@ _BATCH = 200
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between tries while the server is away
 
 
+@dataclass(slots=True)
+class _Held:
+    """A batch that could not be written; the queue's later ones wait behind it."""
+
+    batch: list[Settlement]
+    pause: float
+    due: float
+
+
 class Settler:
-    """One a process. Outcomes survive a lost connection in memory and are tried again."""
+    """One a process. Outcomes survive a lost connection in memory and are tried again.
+
+    A queue whose node of a cluster is away does not hold up the others.
+    """
 
     def __init__(self, commands: Commands) -> None:
         self._commands = commands
         self._logger = get_logger(__name__, type(self))
-        self._inbox: deque[tuple[str, Settlement]] = deque()
+        self._inbox: dict[str, deque[Settlement]] = defaultdict(deque)
+        self._held: dict[str, _Held] = {}
         self._changed = threading.Condition()
         self._busy = False
         self._stopping = False
@@ -35,72 +50,87 @@ class Settler:
     def put(self, queue: str, settlement: Settlement) -> None:
         """Take over the end of a delivery; returns at once."""
         with self._changed:
-            self._inbox.append((queue, settlement))
+            self._inbox[queue].append(settlement)
             self._changed.notify_all()
 
     def stop(self, timeout: float) -> bool:
         """Settle what is left for up to ``timeout`` seconds; False if some stay in flight."""
         with self._changed:
-            empty = self._changed.wait_for(lambda: not self._inbox and not self._busy, timeout)
+            empty = self._changed.wait_for(lambda: not self._left() and not self._busy, timeout)
             self._stopping = True
             self._changed.notify_all()
+            left = self._left()
         if not empty:
             self._logger.error(
-                "%d settlements could not be written; their jobs will run again.", len(self._inbox)
+                "%d settlements could not be written; their jobs will run again.", left
             )
         return empty
+
+    def _left(self) -> int:
+        held = sum(len(held.batch) for held in self._held.values())
+        return held + sum(map(len, self._inbox.values()))
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._inbox or self._stopping)
+                while not self._stopping and not self._ready():
+                    self._changed.wait(self._next_try())
                 if self._stopping:
                     return
-                taken = list(self._inbox)
-                self._inbox.clear()
+                batches = {queue: self._take(queue) for queue in self._ready()}
                 self._busy = True
-            by_queue: dict[str, list[Settlement]] = defaultdict(list)
-            for queue, settlement in taken:
-                by_queue[queue].append(settlement)
-            for queue, settlements in by_queue.items():
-                for start in range(0, len(settlements), _BATCH):
-                    self._settle(queue, settlements[start : start + _BATCH])
+            for queue, batch in batches.items():
+                self._settle(queue, batch)
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
 
-    def _settle(self, queue: str, batch: list[Settlement]) -> None:
-        pause, repeated = _FIRST_PAUSE, False
-        while not self._stopping:
-            try:
-                replies = self._commands.settle(queue, batch)
-            except BrokerConnectionError as error:
-                self._logger.warning(
-                    "Settling %d deliveries of %r failed, trying again: %s",
-                    len(batch),
-                    queue,
-                    error,
-                )
-                repeated = True
-                self._pause(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
-            except Exception:
-                self._logger.exception(
-                    "Settling %d deliveries of %r failed; they will be delivered again.",
-                    len(batch),
-                    queue,
-                )
-                return
-            else:
-                self._report(queue, batch, replies, repeated)
-                return
+    def _ready(self) -> list[str]:
+        now = time.monotonic()
+        due = [queue for queue, held in self._held.items() if held.due <= now]
+        return due + [q for q, waiting in self._inbox.items() if waiting and q not in self._held]
 
-    def _pause(self, seconds: float) -> None:
+    def _next_try(self) -> float | None:
+        if not self._held:
+            return None
+        return max(0.0, min(held.due for held in self._held.values()) - time.monotonic())
+
+    def _take(self, queue: str) -> list[Settlement]:
+        if queue in self._held:
+            return self._held[queue].batch
+        waiting = self._inbox[queue]
+        return [waiting.popleft() for _ in range(min(len(waiting), _BATCH))]
+
+    def _settle(self, queue: str, batch: list[Settlement]) -> None:
+        held = self._held.get(queue)
+        try:
+            replies = self._commands.settle(queue, batch)
+        except BrokerConnectionError as error:
+            self._logger.warning(
+                "Settling %d deliveries of %r failed, trying again: %s", len(batch), queue, error
+            )
+            pause = _FIRST_PAUSE if held is None else min(held.pause * 2, _LONGEST_PAUSE)
+            self._hold(queue, _Held(batch, pause, time.monotonic() + pause))
+            return
+        except Exception:
+            self._logger.exception(
+                "Settling %d deliveries of %r failed; they will be delivered again.",
+                len(batch),
+                queue,
+            )
+        else:
+            self._report(queue, batch, replies, repeated=held is not None)
+        self._hold(queue, None)
+
+    def _hold(self, queue: str, held: _Held | None) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._stopping, seconds)
+            if held is None:
+                self._held.pop(queue, None)
+            else:
+                self._held[queue] = held
 
     def _report(
-        self, queue: str, batch: list[Settlement], replies: list[Settled], repeated: bool
+        self, queue: str, batch: list[Settlement], replies: list[Settled], *, repeated: bool
     ) -> None:
         for settlement, reply in zip(batch, replies, strict=True):
             # After a lost reply the entry is gone because the first try settled it.

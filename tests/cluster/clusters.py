@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -30,10 +31,12 @@ class Cluster:
         masters: int = 3,
         replicas: int = 0,
         node_timeout_ms: int = 5000,
+        appendonly: bool = False,
     ) -> None:
         self.kind = kind
         self._folder = folder
         self._node_timeout_ms = node_timeout_ms
+        self._appendonly = appendonly
         self._shape = (masters, replicas)
         self._running = ExitStack()
         self.nodes: list[EmbeddedValkey] = []
@@ -85,16 +88,25 @@ class Cluster:
             name: bytes = client.execute_command("CLUSTER MYID")
             return name.decode()
 
-    def migrate(self, key: str, target: EmbeddedValkey) -> None:
-        """Move the key's slot to another master, key by key, as redis-cli does."""
+    def migrate(
+        self, key: str, target: EmbeddedValkey, halfway: Callable[[], object] = lambda: None
+    ) -> None:
+        """Move the key's slot to another master, key by key, as redis-cli does.
+
+        ``halfway`` is called while one key is there and the others are still here.
+        """
         source = self.owner(key)
         with self.to(source) as old, self.to(target) as new:
             slot = int(old.execute_command("CLUSTER KEYSLOT", key))
             old_id, new_id = self.id_of(source), self.id_of(target)
             new.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", old_id)
             old.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", new_id)
-            while keys := old.execute_command("CLUSTER GETKEYSINSLOT", slot, 10):
+            count = 1
+            while keys := old.execute_command("CLUSTER GETKEYSINSLOT", slot, count):
                 old.execute_command("MIGRATE", HOST, target.port, "", 0, 5000, "KEYS", *keys)
+                if count == 1:
+                    halfway()
+                count = 100
             new.execute_command("CLUSTER SETSLOT", slot, "NODE", new_id)
             old.execute_command("CLUSTER SETSLOT", slot, "NODE", new_id)
         self._wait_until_agreed(slot, target)
@@ -125,7 +137,7 @@ class Cluster:
                 "repl-diskless-sync-delay": "0",
             }
             folder = self._folder / f"node-{len(self.nodes)}-{attempt}"
-            node = new_server(self.kind, folder, config=config)
+            node = new_server(self.kind, folder, appendonly=self._appendonly, config=config)
             try:
                 self._running.enter_context(node)
             except EmbeddedServerFailed:
