@@ -125,7 +125,7 @@ class Cluster:
 
     def _start_node(self) -> None:
         for attempt in range(_TRIES):
-            bus = _free_port()
+            bus = free_port()
             config = {
                 "cluster-enabled": "yes",
                 "cluster-node-timeout": str(self._node_timeout_ms),
@@ -206,7 +206,7 @@ def _port_of(client: redis.Redis, slot: int) -> int | None:
     return next(served, None)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
