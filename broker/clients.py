@@ -56,6 +56,9 @@ def _derive_cluster(client: redis.RedisCluster, overrides: dict[str, Any]) -> re
         for k, v in client.get_connection_kwargs().items()
         if k not in ("host", "port", "redis_connect_func") and "maint_notifications" not in k
     }
+    # A client made of a rediss:// URL keeps the class, and no constructor takes that.
+    if issubclass(kwargs.pop("connection_class", redis.Connection), redis.SSLConnection):
+        kwargs["ssl"] = True
     # Nodes of its own: a node carries its connections, and a new client resets those of the
     # nodes that it starts from.
     nodes = [ClusterNode(node.host, node.port) for node in known.startup_nodes.values()]

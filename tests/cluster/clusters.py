@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,10 @@ _TRIES = 3
 
 
 class Cluster:
-    """Some masters that share the slots evenly, each with as many replicas as wanted."""
+    """Some masters that share the slots evenly, each with as many replicas as wanted.
+
+    ``directives`` makes each node's own part of the configuration.
+    """
 
     def __init__(
         self,
@@ -32,11 +35,13 @@ class Cluster:
         replicas: int = 0,
         node_timeout_ms: int = 5000,
         appendonly: bool = False,
+        directives: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self.kind = kind
         self._folder = folder
         self._node_timeout_ms = node_timeout_ms
         self._appendonly = appendonly
+        self._directives = directives
         self._shape = (masters, replicas)
         self._running = ExitStack()
         self.nodes: list[EmbeddedValkey] = []
@@ -135,6 +140,7 @@ class Cluster:
                 "cluster-require-full-coverage": "no",
                 "cluster-replica-validity-factor": "0",
                 "repl-diskless-sync-delay": "0",
+                **self._directives(),
             }
             folder = self._folder / f"node-{len(self.nodes)}-{attempt}"
             node = new_server(self.kind, folder, appendonly=self._appendonly, config=config)

@@ -36,6 +36,7 @@ from tests.cluster.clusters import Cluster, free_port
 from tests.cluster.conftest import ClusterBroker
 from tests.conftest import NewServer, StartWorker
 from tests.contract.recording import Seen
+from tests.servers import ServerKind
 from tests.waiting import PATIENCE_S
 
 TIMEOUT_MS = int(PATIENCE_S * 1000)
@@ -204,6 +205,38 @@ def test_tls(
     with pytest.raises(redis.ConnectionError, match="(?i)certificate") as refused:
         stranger.ping()
     assert isinstance(refused.value.__cause__ or refused.value.__context__, ssl.SSLError)
+
+
+def test_tls_to_a_cluster(
+    server_kind: ServerKind,
+    tmp_path: Path,
+    certificate: Certificate,
+    new_streams: ClusterBroker,
+    start_worker: StartWorker,
+) -> None:
+    if server_kind == "valkey":
+        pytest.skip("the embedded server is built without TLS")
+    ports: list[int] = []
+
+    def directives() -> dict[str, str]:
+        ports.append(free_port())
+        # Without TLS among themselves, nodes tell everybody their ports without TLS.
+        among = {"tls-cluster": "yes", "tls-ca-cert-file": str(certificate.file)}
+        return {**certificate.directives(ports[-1]), **among}
+
+    with Cluster(server_kind, tmp_path / "nodes", directives=directives) as cluster:
+        url = f"rediss://{HOST}:{ports[0]}?ssl_ca_certs={certificate.file}"
+        client = redis.RedisCluster.from_url(url)
+
+        def all_by_tls() -> None:
+            found = []
+            for node in cluster.nodes:
+                with cluster.to(node) as own:
+                    found += [int(row["laddr"].rpartition(":")[2]) for row in connected(own)]
+            assert found
+            assert set(found) <= set(ports)
+
+        work(new_streams(client), start_worker, all_by_tls)
 
 
 @pytest.fixture
