@@ -104,7 +104,7 @@ class StreamsBroker(Broker):
         self.inspector = Inspector(self.commands, namespace)
         self.draining = threading.Event()
         self.suspects = SuspectSlot()
-        self._producer = Commands(self.client, namespace, max_priority)
+        self._producer = self.commands
         self._in_flight: dict[str, InFlight] = {}
         self._lock = threading.Lock()
         self._boots = 0
@@ -323,7 +323,10 @@ class StreamsBroker(Broker):
         self._name = ConsumerName.of_this_process(self._boots)
         self.draining.clear()
         self.commands = Commands(
-            clients.derive(self.client, socket_timeout=5.0), self.namespace, self.max_priority
+            clients.derive(self.client, socket_timeout=5.0),
+            self.namespace,
+            self.max_priority,
+            repeat=False,
         )
         self._settler = Settler(self.commands)
         self._settler.start()

@@ -9,6 +9,7 @@ from typing import Any
 
 from broker import entry
 from broker.delivery import Lease
+from broker.direct import direct
 from broker.entry import Fields
 from broker.errors import translated
 from broker.keys import QueueKeys, queues_key
@@ -103,8 +104,15 @@ class Commands:
     Every method raises Dramatiq's connection errors (see :func:`broker.errors.translated`).
     """
 
-    def __init__(self, client: Client, namespace: str, max_priority: int) -> None:
+    def __init__(
+        self, client: Client, namespace: str, max_priority: int, *, repeat: bool = True
+    ) -> None:
+        """``repeat``: a command whose reply was lost is sent again, as the client is set up.
+
+        Not for a worker's: a repeated fetch strands what the first one took.
+        """
         self.client = client
+        self._scripts = direct(client, repeat=repeat)
         self._namespace = namespace
         self._max_priority = max_priority
         self.keys = lru_cache(maxsize=None)(self._keys)
@@ -114,7 +122,7 @@ class Commands:
 
     def _run(self, name: str, keys: Sequence[str], *args: str | bytes | int) -> Any:
         with translated():
-            return script(name).run(self.client, keys, args)
+            return script(name).run(self._scripts, keys, args)
 
     def register(self, queue: str) -> None:
         """Note the queue's name, so that operators find it."""
@@ -128,13 +136,22 @@ class Commands:
         holds its deduplication key.
         """
         k = self.keys(queue)
+        # The levels in use only: every key costs, here and in the server.
+        streams: dict[int, int] = {}
         packed = [
-            _pack((m.message_id, m.level, m.deduplication_key, m.successor, m.fields))
+            entry.pack_texts(
+                (
+                    m.message_id,
+                    streams.setdefault(m.level, len(streams)),
+                    m.deduplication_key,
+                    m.successor,
+                    m.fields,
+                )
+            )
             for m in messages
         ]
-        known = self._run(
-            "enqueue", (k.wake, k.control, k.dedup, k.job_prefix, *k.ready), token, *packed
-        )
+        keys = [k.wake, k.control, k.dedup, k.job_prefix, *(k.ready[level] for level in streams)]
+        known = self._run("enqueue", keys, token, *packed)
         return [id.decode() for id in known]
 
     def schedule(

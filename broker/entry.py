@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -39,12 +39,12 @@ def encode(message: Message[Any]) -> Fields:
         "at",
         str(message.message_timestamp),
         "args",
-        dump_json(message.args),
+        dump_json(message.args).decode(),
     ]
     if message.kwargs:
-        fields += ("kwargs", dump_json(message.kwargs))
+        fields += ("kwargs", dump_json(message.kwargs).decode())
     if message.options:
-        fields += ("options", dump_json(message.options))
+        fields += ("options", dump_json(message.options).decode())
     return fields
 
 
@@ -124,7 +124,10 @@ def load_json(data: bytes) -> Any:
 
 def size(fields: Fields) -> int:
     """Bytes of the fields' names and values."""
-    return sum(len(part) for part in fields)
+    return sum(
+        len(part.encode()) if type(part) is str and not part.isascii() else len(part)
+        for part in fields
+    )
 
 
 def pack(fields: Fields | list[bytes], level: int = 0) -> bytes:
@@ -138,6 +141,13 @@ def pack_array(parts: Iterable[Any]) -> bytes:
     The servers' cmsgpack knows no msgpack ``bin``.
     """
     return _msgpack(_as_strings(parts))
+
+
+def pack_texts(parts: Sequence[Any]) -> bytes:
+    """As :func:`pack_array` and quicker, for parts of which the last one is the fields."""
+    if bytes in map(type, parts[-1]):
+        return pack_array(parts)
+    return _msgpack(parts)
 
 
 def _as_strings(value: Any) -> Any:

@@ -53,3 +53,5 @@ class Settled(Enum):
     STALE = b"stale"
     #: The entry is no longer there: settled before, or purged.
     GONE = b"gone"
+    #: Nor is there a trace of its message: purged, or the server has lost its data.
+    LOST = b"lost"

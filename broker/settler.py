@@ -133,12 +133,18 @@ class Settler:
         self, queue: str, batch: list[Settlement], replies: list[Settled], *, repeated: bool
     ) -> None:
         for settlement, reply in zip(batch, replies, strict=True):
+            if reply is Settled.LOST:
+                self._logger.error(
+                    "Message %r is lost: queue %r knows neither it nor its end. It was purged, "
+                    "or the server has lost its data.",
+                    settlement.message_id,
+                    queue,
+                )
             # After a lost reply the entry is gone because the first try settled it.
-            if reply is Settled.OK or repeated:
-                continue
-            self._logger.warning(
-                "Lost the lease of message %r on queue %r: its settlement was fenced off (%s).",
-                settlement.message_id,
-                queue,
-                reply.name.lower(),
-            )
+            elif reply is not Settled.OK and not repeated:
+                self._logger.warning(
+                    "Lost the lease of message %r on queue %r: its settlement was fenced off (%s).",
+                    settlement.message_id,
+                    queue,
+                    reply.name.lower(),
+                )

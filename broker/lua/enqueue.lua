@@ -4,11 +4,11 @@
 -- KEYS[2] control     HASH    present when the queue is paused or limited
 -- KEYS[3] dedup       HASH    deduplication key -> message id
 -- KEYS[4] job prefix  prefix of the records, completed with the message id
--- KEYS[5..] ready     STREAM  one a level, lowest first
+-- KEYS[5..] ready     STREAM  of the levels that the messages go to
 -- ARGV[1] token       str     names this attempt: a repeat with the same token changes nothing
--- ARGV[2..] message   msgpack [id, level, deduplication key or "", successor, [field, value, ...]]
+-- ARGV[2..] message   msgpack [id, stream from 0, deduplication key or "", successor, [field, value, ...]]
 -- Returns for each message the id it is known by: its own, or the holder of its deduplication key
--- Errors  BADARG a level without a stream; nothing written
+-- Errors  BADARG no such stream; nothing written
 -- Cost    O(1) a message
 --@include wake
 --@include admit
@@ -17,7 +17,7 @@ local messages = {}
 for i = 2, #ARGV do
   local message = cmsgpack.unpack(ARGV[i])
   if not KEYS[5 + message[2]] then
-    return redis.error_reply("BADARG level " .. tostring(message[2]))
+    return redis.error_reply("BADARG stream " .. tostring(message[2]))
   end
   messages[i - 1] = message
 end

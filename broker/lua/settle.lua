@@ -14,7 +14,8 @@
 --           retry     delay ms, [field, value, ...], the same packed with its level, the successor's level
 --           release   nothing
 --           bury      reason, error, [field, value, ...]
--- Returns for each settlement ok, stale (another delivery owns the entry) or gone (no such entry)
+-- Returns for each settlement ok, stale (another delivery owns the entry), gone (no such entry)
+--         or lost (no such entry, nor a record of its message)
 -- Errors  BADARG an unknown outcome or level; nothing written
 -- Cost    O(log N) a settlement, N pending, scheduled or dead
 --@include clock
@@ -88,7 +89,11 @@ local function fence(s)
   local pending = redis.pcall("XPENDING", key, "workers", s[3], s[3], 1)
   local entry = not pending.err and pending[1]
   if not entry then
-    return #redis.call("XRANGE", key, s[3], s[3]) == 0 and "gone" or "stale"
+    if #redis.call("XRANGE", key, s[3], s[3]) > 0 then
+      return "stale"
+    end
+    local record = job_prefix .. s[6]
+    return redis.call("EXISTS", record) == 1 and "gone" or "lost"
   end
   if entry[2] ~= s[5] or entry[4] ~= s[4] then
     return "stale"

@@ -3,25 +3,30 @@
 -- whose deduplication key it shares; and whether the caller is to store it.
 local function admit(job_prefix, dedup, token, id, key, successor)
   local record = job_prefix .. id
-  local prior = redis.call("HMGET", record, "token", "state")
-  local live = prior[1] and not prior[2]
-  if prior[1] == token or (live and not successor) then
-    return id, false
+  local known = redis.call("HSETNX", record, "token", token) == 0
+  if known then
+    local prior = redis.call("HMGET", record, "token", "state")
+    local live = not prior[2]
+    if prior[1] == token or (live and not successor) then
+      return id, false
+    end
   end
   if key ~= "" then
     local holder = redis.call("HGET", dedup, key)
     if holder and holder ~= id then
+      if not known then
+        redis.call("DEL", record)
+      end
       return holder, false
     end
     redis.call("HSET", dedup, key, id)
   end
-  if prior[1] then
+  if known then
     redis.call("DEL", record)
+    redis.call("HSET", record, "token", token)
   end
   if key ~= "" then
-    redis.call("HSET", record, "token", token, "dedup", key)
-  else
-    redis.call("HSET", record, "token", token)
+    redis.call("HSET", record, "dedup", key)
   end
   return id, true
 end
