@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,11 @@ from tests.servers import ServerKind
 from tests.waiting import PATIENCE_S
 
 TIMEOUT_MS = int(PATIENCE_S * 1000)
+
+#: What happens between redis-py and our client does not differ by server.
+one_server = pytest.mark.parametrize("server_kind", ["valkey"], indirect=True)
+#: The embedded server is built without TLS.
+server_with_tls = pytest.mark.parametrize("server_kind", ["redis"], indirect=True)
 
 
 def work(streams: StreamsBroker, start_worker: StartWorker, during: Callable[[], None]) -> None:
@@ -104,6 +110,7 @@ def test_a_user_with_a_password(
     work(streams, start_worker, all_by_user)
 
 
+@one_server
 @pytest.mark.parametrize(
     "options",
     [
@@ -128,6 +135,7 @@ def test_options_of_the_client(
     assert derived["health_check_interval"] == options.get("health_check_interval", 0)
 
 
+@one_server
 def test_the_limit_of_a_pool_does_not_hold_for_workers_which_would_starve(
     server: EmbeddedValkey, new_streams: ClusterBroker, start_worker: StartWorker
 ) -> None:
@@ -178,6 +186,18 @@ def certificate(tmp_path: Path) -> Certificate:
     return Certificate(tmp_path)
 
 
+@contextmanager
+def skipping_without_tls() -> Iterator[None]:
+    """Skip the test when the server's refusal to start says that it was built without TLS."""
+    try:
+        yield
+    except EmbeddedServerFailed as failure:
+        if "tls" not in str(failure).lower():
+            raise
+        pytest.skip("this server is built without TLS")
+
+
+@server_with_tls
 def test_tls(
     own_server: NewServer,
     certificate: Certificate,
@@ -185,12 +205,8 @@ def test_tls(
     start_worker: StartWorker,
 ) -> None:
     port = free_port()
-    try:
+    with skipping_without_tls():
         started = own_server(config=certificate.directives(port))
-    except EmbeddedServerFailed as failure:
-        if "TLS" not in str(failure):
-            raise
-        pytest.skip("this server is built without TLS")
     url = f"rediss://{HOST}:{port}/0?ssl_ca_certs={certificate.file}"
     client = redis.Redis.from_url(url)
     streams = new_streams(client)
@@ -207,6 +223,7 @@ def test_tls(
     assert isinstance(refused.value.__cause__ or refused.value.__context__, ssl.SSLError)
 
 
+@server_with_tls
 def test_tls_to_a_cluster(
     server_kind: ServerKind,
     tmp_path: Path,
@@ -214,8 +231,6 @@ def test_tls_to_a_cluster(
     new_streams: ClusterBroker,
     start_worker: StartWorker,
 ) -> None:
-    if server_kind == "valkey":
-        pytest.skip("the embedded server is built without TLS")
     ports: list[int] = []
 
     def directives() -> dict[str, str]:
@@ -224,7 +239,10 @@ def test_tls_to_a_cluster(
         among = {"tls-cluster": "yes", "tls-ca-cert-file": str(certificate.file)}
         return {**certificate.directives(ports[-1]), **among}
 
-    with Cluster(server_kind, tmp_path / "nodes", directives=directives) as cluster:
+    with (
+        skipping_without_tls(),
+        Cluster(server_kind, tmp_path / "nodes", directives=directives) as cluster,
+    ):
         url = f"rediss://{HOST}:{ports[0]}?ssl_ca_certs={certificate.file}"
         client = redis.RedisCluster.from_url(url)
 
@@ -250,6 +268,7 @@ def account(cluster: Cluster, namespace: str) -> str:
     return namespace
 
 
+@one_server
 @pytest.mark.parametrize(
     "options",
     [
@@ -290,6 +309,7 @@ def test_options_of_a_clusters_client(
     assert derived.load_balancing_strategy is None  # what a replica says may be old
 
 
+@one_server
 def test_a_clusters_client_made_of_a_url(
     cluster: Cluster, account: str, new_streams: ClusterBroker, start_worker: StartWorker
 ) -> None:
@@ -298,6 +318,7 @@ def test_a_clusters_client_made_of_a_url(
         work(new_streams(client), start_worker, lambda: None)
 
 
+@one_server
 def test_deriving_leaves_the_connections_of_the_clusters_client_alone(cluster: Cluster) -> None:
     with cluster.client() as client:
         ids = client.client_id(target_nodes="primaries")
@@ -339,6 +360,7 @@ def test_a_node_that_evicts_is_refused(cluster: Cluster, client: redis.RedisClus
     servers.check(client)
 
 
+@one_server
 def test_a_clusters_client_that_decodes_is_refused(cluster: Cluster) -> None:
     with (
         cluster.client(decode_responses=True) as decoding,

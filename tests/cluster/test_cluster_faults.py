@@ -56,6 +56,7 @@ def is_empty(streams: StreamsBroker, queue: str) -> bool:
     return (info.ready, info.scheduled, info.in_flight, info.dead) == (0, 0, 0, 0)
 
 
+@pytest.mark.slow
 def test_37_the_queues_of_other_nodes_go_on_while_a_master_is_away(
     new_cluster: NewCluster,
     new_streams: ClusterBroker,
@@ -118,6 +119,7 @@ def tried(
     return True
 
 
+@pytest.mark.slow
 def test_37_a_promoted_replica_has_what_was_acknowledged_and_replicated(
     new_cluster: NewCluster,
     new_streams: ClusterBroker,
