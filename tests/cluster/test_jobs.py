@@ -169,7 +169,7 @@ def test_a_blocked_worker_is_woken_at_once(
     seen = Seen()
     actors = [recorder(streams, queue, seen) for queue in queues(1)]
     before = blocked(cluster)
-    worker = Worker(streams, worker_threads=2, worker_timeout=2000)
+    worker = Worker(streams, worker_threads=2, worker_timeout=1500)
     worker.start()
     try:
         for actor in actors:
@@ -318,6 +318,7 @@ for name in {queues!r}:
 """
 
 
+@pytest.mark.parametrize("server_kind", ["valkey"], indirect=True)
 def test_the_command_line_works_on_a_cluster_and_survives_a_kill(
     streams: StreamsBroker,
     cluster: Cluster,
