@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 from broker import entry
 from broker.delivery import Lease
@@ -71,11 +71,16 @@ class Fetched:
     gated: bool
 
 
+#: A level, and a cursor in its pending entries.
+Position: TypeAlias = tuple[int, bytes]
+BEGINNING: Position = (0, b"0-0")
+
+
 @dataclass(frozen=True, slots=True)
 class Reclaimed:
-    """What one bounded reclaim did and where the next one goes on."""
+    """What one bounded reclaim did; ``position`` is None when nothing is left to look at."""
 
-    cursor: bytes
+    position: Position | None
     released: int
     buried: int
 
@@ -211,31 +216,31 @@ class Commands:
         return [leases[index - 1] for index in self._run("renew", self.keys(queue).ready, *packed)]
 
     def reclaim(
-        self, queue: str, level: int, lease_ms: int, max_deliveries: int, limit: int, cursor: bytes
+        self, queue: str, lease_ms: int, max_deliveries: int, limit: int, position: Position
     ) -> Reclaimed:
-        """Take deliveries whose lease has expired, from ``cursor`` on (``0-0`` begins and ends)."""
-        keys = self._hand_back_keys(queue, level)
-        return Reclaimed(
-            *self._run("reclaim", keys, lease_ms, max_deliveries, limit, cursor, level)
+        """Take up to ``limit`` deliveries whose lease has expired, from ``position`` on."""
+        k = self.keys(queue)
+        keys = (k.dead, k.dead_messages, k.wake, k.dedup, k.job_prefix, *k.ready)
+        level, cursor, released, buried = self._run(
+            "reclaim", keys, lease_ms, max_deliveries, limit, *position
         )
+        return Reclaimed(None if level < 0 else (level, cursor), released, buried)
 
     def reclaim_consumer(
         self, queue: str, level: int, consumer: str, max_deliveries: int, limit: int
     ) -> tuple[int, int]:
         """Take what a vanished consumer held; returns how many were released and buried."""
-        keys = self._hand_back_keys(queue, level)
+        k = self.keys(queue)
+        keys = (k.dead, k.dead_messages, k.wake, k.dedup, k.job_prefix, k.ready[level])
         released, buried = self._run(
             "reclaim_consumer", keys, consumer, max_deliveries, limit, level
         )
         return released, buried
 
-    def _hand_back_keys(self, queue: str, level: int) -> tuple[str, ...]:
-        k = self.keys(queue)
-        return (k.dead, k.dead_messages, k.wake, k.dedup, k.job_prefix, k.ready[level])
-
-    def reap(self, stream: str, idle_ms: int, *, drop_pending: bool = False) -> int:
+    def reap(self, queue: str, idle_ms: int) -> int:
         """Forget consumers unseen for ``idle_ms`` that hold nothing; returns how many."""
-        return int(self._run("reap", (stream,), idle_ms, int(drop_pending)))
+        k = self.keys(queue)
+        return int(self._run("reap", (k.wake, *k.ready), idle_ms))
 
     def redrive(self, queue: str, letters: Iterable[Redriven]) -> int:
         """Move dead letters back; returns how many of them were still there."""

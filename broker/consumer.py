@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _LOWEST_FIRST_EVERY = 10
 _LINGER = 0.001  # seconds to wait for half the places to be free, so that fetches come in batches
 _STREAM_GONE = ("UNBLOCKED", "NOGROUP")
+# An idle queue is looked at by blocking alone, and fetched from in one round of so many:
+# whatever makes work for it writes a stream that is being read.
+_FETCH_EVERY_QUIET = 5
 
 
 class StreamsConsumer(Consumer):
@@ -39,6 +42,9 @@ class StreamsConsumer(Consumer):
         self._limit = self._in_flight.limit(prefetch)
         self._keys = broker.commands.keys(queue_name)
         self._fetches = 0
+        #: Blocked reads in a row that brought nothing, while nothing is scheduled.
+        self._quiet = 0
+        self._gated = False
         self._signals: list[bytes] = []
         self._idle = threading.Event()
 
@@ -55,7 +61,10 @@ class StreamsConsumer(Consumer):
         half = max(1, self._limit // 2)
         if room < half:
             room = self._in_flight.wait_for_room(self._limit, half, _LINGER)
-        self._fetch(room)
+        if self._quiet % _FETCH_EVERY_QUIET:
+            self._block(self.timeout)
+        else:
+            self._fetch(room)
         return self._in_flight.next(self._limit)
 
     def _fetch(self, room: int) -> None:
@@ -79,14 +88,15 @@ class StreamsConsumer(Consumer):
         if fetched.deliveries:
             self._take(fetched.deliveries)
             return
-        block_ms = (
-            self.timeout if fetched.due_in_ms is None else min(self.timeout, fetched.due_in_ms)
-        )
-        if block_ms > 0:
-            self._block(block_ms, gated=fetched.gated)
+        self._gated = fetched.gated
+        if fetched.due_in_ms is None:
+            self._block(self.timeout)
+        elif fetched.due_in_ms > 0:
+            self._block(min(self.timeout, fetched.due_in_ms))
+            self._quiet = 0
 
-    def _block(self, block_ms: int, *, gated: bool) -> None:
-        streams = [self._keys.wake] if gated else [*self._keys.ready, self._keys.wake]
+    def _block(self, block_ms: int) -> None:
+        streams = [self._keys.wake] if self._gated else [*self._keys.ready, self._keys.wake]
         command = (
             "XREADGROUP",
             "GROUP",
@@ -107,10 +117,12 @@ class StreamsConsumer(Consumer):
             pipe.exists(self._keys.control)
             reply, gated_by_now = pipe.execute(raise_on_error=False)
             if isinstance(reply, redis.ResponseError) and str(reply).startswith(_STREAM_GONE):
+                self._quiet = 0
                 return  # deleted under us: the next fetch makes it again
             for failure in (reply, gated_by_now):
                 if isinstance(failure, Exception):
                     raise failure
+        self._quiet = 0 if reply else self._quiet + 1
         handed = self._read(reply or ())
         if gated_by_now:
             for taken in handed:

@@ -11,7 +11,7 @@ import redis
 from dramatiq.errors import BrokerConnectionError
 from dramatiq.logging import get_logger
 
-from broker.commands import Commands
+from broker.commands import BEGINNING, Commands, Position
 from broker.consumer_name import ConsumerName
 from broker.delivery import InFlight
 from broker.errors import translated
@@ -41,7 +41,7 @@ class Keeper:
         self._lease_ms = lease_ms
         self._max_deliveries = max_deliveries
         self._dead_message_ttl = dead_message_ttl
-        self._cursors: dict[tuple[str, int], bytes] = {}
+        self._positions: dict[str, Position] = {}
         self._released_for: set[str] = set()
         self._logger = get_logger(__name__, type(self))
         self._stopping = False
@@ -80,10 +80,7 @@ class Keeper:
         self._reclaim(queue)
         while self._commands.sweep(queue, self._dead_message_ttl, 500) == 500:
             pass
-        keys = self._commands.keys(queue)
-        for stream in keys.ready:
-            self._commands.reap(stream, self._lease_ms * 2)
-        self._commands.reap(keys.wake, self._lease_ms * 2, drop_pending=True)
+        self._commands.reap(queue, self._lease_ms * 2)
         self._commands.register(queue)  # last: a full server refuses this one
 
     def _renew(self, queue: str, held: InFlight) -> None:
@@ -95,24 +92,23 @@ class Keeper:
                 )
 
     def _reclaim(self, queue: str) -> None:
-        for level in range(len(self._commands.keys(queue).ready)):
-            cursor = self._cursors.pop((queue, level), b"0-0")
-            for _ in range(_CALLS_PER_SWEEP):
-                done = self._commands.reclaim(
-                    queue, level, self._lease_ms, self._max_deliveries, _RECLAIMED_PER_CALL, cursor
+        position: Position | None = self._positions.pop(queue, BEGINNING)
+        for _ in range(_CALLS_PER_SWEEP):
+            if position is None:
+                return
+            done = self._commands.reclaim(
+                queue, self._lease_ms, self._max_deliveries, _RECLAIMED_PER_CALL, position
+            )
+            position = done.position
+            if done.released or done.buried:
+                self._logger.warning(
+                    "Reclaimed from queue %r: %d released, %d buried.",
+                    queue,
+                    done.released,
+                    done.buried,
                 )
-                cursor = done.cursor
-                if done.released or done.buried:
-                    self._logger.warning(
-                        "Reclaimed from queue %r: %d released, %d buried.",
-                        queue,
-                        done.released,
-                        done.buried,
-                    )
-                if cursor == b"0-0":
-                    break
-            else:
-                self._cursors[queue, level] = cursor
+        if position is not None:
+            self._positions[queue] = position
 
     def _release_vanished(self, queue: str) -> None:
         """Hand back at once what a vanished process of this host held."""

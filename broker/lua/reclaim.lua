@@ -1,38 +1,71 @@
 #!lua flags=allow-oom
--- reclaim: take deliveries whose lease has expired from their owners, one level, a bounded part a call.
+-- reclaim: take deliveries whose lease has expired from their owners, a bounded part a call.
 -- KEYS[1] dead        ZSET    id -> time of death, unix ms
 -- KEYS[2] dead messages HASH  id -> evidence and message, packed
 -- KEYS[3] wake        STREAM
 -- KEYS[4] dedup       HASH    deduplication key -> message id
 -- KEYS[5] job prefix  prefix of the records, completed with the message id
--- KEYS[6] ready       STREAM  of this level
+-- KEYS[6..] ready     STREAM  one a level, lowest first
 -- ARGV[1] lease       int     ms without renewal after which a delivery has no owner
 -- ARGV[2] max deliveries int  an entry delivered so often is buried, not released
 -- ARGV[3] limit       int     the most entries to take in this call
--- ARGV[4] cursor      id      where to go on; 0-0 to begin
--- ARGV[5] level       int     of the ready stream, kept with what is buried
--- Returns {next cursor, released, buried}; the scan is over at cursor 0-0
+-- ARGV[4] level       int     where to go on; 0 to begin
+-- ARGV[5] cursor      id      where to go on in that level; 0-0 to begin
+-- Returns {next level or -1 when the scan is over, next cursor, released, buried}
 -- Errors  none of its own
--- Cost    O(limit), at most ten times as many pending entries looked at
+-- Cost    O(levels + limit), at most ten times as many pending entries looked at
 --@include clock
 --@include wake
 --@include record
 --@include bury
 --@include fields
 --@include hand_back
-local ready = KEYS[6]
-local taken = redis.pcall("XAUTOCLAIM", ready, "workers", "~released", ARGV[1], ARGV[4], "COUNT", ARGV[3], "JUSTID")
-if taken.err then
-  if string.find(taken.err, "NOGROUP", 1, true) then
-    return { "0-0", 0, 0 }
+local left, level, cursor = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local released, buried = 0, 0
+
+-- What was released before is autoclaimed as well once it has waited for a lease: it is no news.
+local function released_before(key)
+  for _, owner in ipairs(redis.call("XPENDING", key, "workers")[4] or {}) do
+    if owner[1] == "~released" then
+      return tonumber(owner[2])
+    end
   end
-  return taken
+  return 0
 end
-local entries = {}
-for _, id in ipairs(taken[2]) do
-  entries[#entries + 1] = redis.call("XPENDING", ready, "workers", id, id, 1)[1]
+
+local function reclaim(key)
+  local before = released_before(key)
+  local taken = redis.call("XAUTOCLAIM", key, "workers", "~released", ARGV[1], cursor, "COUNT", left, "JUSTID")
+  local entries = {}
+  for _, id in ipairs(taken[2]) do
+    entries[#entries + 1] = redis.call("XPENDING", key, "workers", id, id, 1)[1]
+  end
+  local keys = { dead = KEYS[1], dead_messages = KEYS[2], dedup = KEYS[4], job_prefix = KEYS[5], ready = key }
+  local _, dead = hand_back(keys, entries, tonumber(ARGV[2]), level)
+  released = released + released_before(key) - before
+  buried = buried + dead
+  left = left - #entries
+  return taken[1]
 end
-local keys = { dead = KEYS[1], dead_messages = KEYS[2], dedup = KEYS[4], job_prefix = KEYS[5], ready = ready }
-local released, buried = hand_back(keys, entries, tonumber(ARGV[2]), ARGV[5])
+
+while level <= #KEYS - 6 do
+  local key = KEYS[6 + level]
+  local group = redis.pcall("XPENDING", key, "workers")
+  local idle = group.err or group[1] == 0
+  if group.err and not string.find(group.err, "NOGROUP", 1, true) then
+    return group
+  end
+  cursor = idle and "0-0" or reclaim(key)
+  if cursor ~= "0-0" then
+    break
+  end
+  level = level + 1
+  if left <= 0 then
+    break
+  end
+end
+if level > #KEYS - 6 then
+  level = -1
+end
 signal(KEYS[3], released)
-return { taken[1], released, buried }
+return { level, cursor, released, buried }
