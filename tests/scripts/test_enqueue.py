@@ -1,0 +1,142 @@
+"""enqueue.lua: messages become ready, once."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from broker.commands import NewMessage
+from broker.entry import pack_texts
+from broker.errors import ServerOutOfMemory
+from broker.outcome import Bury, Done
+from tests.conftest import NewServer
+from tests.scripts.conftest import QUEUE, Scripts, fields_of
+
+
+def test_each_message_goes_to_the_stream_of_its_level(scripts: Scripts) -> None:
+    sent = [scripts.new("low"), scripts.new("high", 2), scripts.new("low2")]
+    assert scripts.enqueue(*sent) == ["low", "high", "low2"]
+    assert [scripts.ids(level) for level in range(3)] == [["low", "low2"], [], ["high"]]
+    assert scripts.entries(2)[0] == {
+        b"id": b"high",
+        b"actor": b"record",
+        b"at": b"1",
+        b"args": b"[]",
+    }
+
+
+def test_a_live_message_has_a_record_that_does_not_expire(scripts: Scripts) -> None:
+    scripts.enqueue(scripts.new("m", key="welcome"), token="t")
+    assert scripts.record("m") == {b"token": b"t", b"dedup": b"welcome"}
+    assert scripts.client.ttl(scripts.keys.job_prefix + "m") == -1
+    assert scripts.dedup() == {b"welcome": b"m"}
+
+
+def test_the_same_token_again_changes_nothing(scripts: Scripts) -> None:
+    scripts.enqueue("a", "b", token="t")
+    before = scripts.snapshot()
+    assert scripts.enqueue("a", "b", token="t") == ["a", "b"]
+    assert scripts.snapshot() == before
+
+
+def test_the_same_token_after_the_end_changes_nothing(scripts: Scripts) -> None:
+    scripts.enqueue("a", token="t")
+    scripts.settle(scripts.take()[0], Done())
+    assert scripts.enqueue("a", token="t") == ["a"]
+    assert scripts.ids() == []
+
+
+def test_a_live_message_is_not_enqueued_twice(scripts: Scripts) -> None:
+    scripts.enqueue("a", token="t1")
+    before = scripts.snapshot()
+    assert scripts.enqueue("a", token="t2") == ["a"]
+    assert scripts.snapshot() == before
+
+
+def test_a_successor_of_a_live_message_is_enqueued(scripts: Scripts) -> None:
+    scripts.enqueue("a", token="t1")
+    scripts.enqueue(scripts.new("a", successor=True), token="t2")
+    assert scripts.ids() == ["a", "a"]
+    assert scripts.record("a") == {b"token": b"t2"}
+
+
+def test_a_finished_message_may_be_enqueued_again(scripts: Scripts) -> None:
+    scripts.enqueue("a", token="t1")
+    scripts.settle(scripts.take()[0], Done())
+    assert scripts.enqueue("a", token="t2") == ["a"]
+    assert scripts.ids() == ["a"]
+    assert scripts.record("a") == {b"token": b"t2"}
+    assert scripts.client.ttl(scripts.keys.job_prefix + "a") == -1
+
+
+def test_a_deduplication_key_names_its_holder_and_leaves_no_record(scripts: Scripts) -> None:
+    scripts.enqueue(scripts.new("first", key="k"))
+    before = scripts.snapshot()
+    assert scripts.enqueue(scripts.new("second", key="k")) == ["first"]
+    assert scripts.snapshot() == before
+
+
+@pytest.mark.parametrize("outcome", [Done(), Bury("failed", "", fields_of("first"))])
+def test_a_deduplication_key_is_free_after_the_end(scripts: Scripts, outcome: Done | Bury) -> None:
+    scripts.enqueue(scripts.new("first", key="k"))
+    scripts.settle(scripts.take()[0], outcome, key="k")
+    assert scripts.enqueue(scripts.new("second", key="k")) == ["second"]
+    assert scripts.dedup() == {b"k": b"second"}
+
+
+def test_two_of_one_key_in_one_call_are_one(scripts: Scripts) -> None:
+    assert scripts.enqueue(scripts.new("a", key="k"), scripts.new("b", key="k")) == ["a", "a"]
+    assert scripts.ids() == ["a"]
+
+
+def test_an_open_queue_needs_no_signals(scripts: Scripts) -> None:
+    scripts.enqueue("a")
+    assert scripts.signals() == 0
+
+
+def test_a_gated_queue_gets_a_signal_a_message_up_to_a_handful(scripts: Scripts) -> None:
+    scripts.client.hset(scripts.keys.control, "paused", "1")
+    scripts.enqueue("a", "b", "b")
+    assert scripts.signals() == 2
+    scripts.enqueue(*(f"m{n}" for n in range(100)))
+    assert scripts.signals() == 64
+
+
+def test_a_wrong_stream_is_refused_and_nothing_written(scripts: Scripts) -> None:
+    k = scripts.keys
+    good = pack_texts(("good", 0, "", False, fields_of("good")))
+    bad = pack_texts(("bad", 1, "", False, fields_of("bad")))
+    with pytest.raises(redis.ResponseError, match="BADARG stream 1"):
+        scripts.run(
+            "enqueue", (k.wake, k.control, k.dedup, k.job_prefix, k.ready[0]), "t", good, bad
+        )
+    assert scripts.snapshot() == {}
+
+
+def test_a_full_server_refuses_and_nothing_is_written(
+    own_server: NewServer, namespace: str
+) -> None:
+    with redis.Redis.from_url(own_server().url) as client:
+        scripts = Scripts(client, namespace)
+        client.config_set("maxmemory", "1")
+        with pytest.raises(ServerOutOfMemory):
+            scripts.enqueue("a")
+        with pytest.raises(ServerOutOfMemory):
+            scripts.schedule("b")
+        assert scripts.snapshot() == {}
+
+
+def test_a_flushed_script_cache_is_invisible(scripts: Scripts) -> None:
+    scripts.enqueue("a")
+    scripts.client.script_flush()
+    scripts.enqueue("b")
+    assert scripts.ids() == ["a", "b"]
+
+
+def test_two_hundred_messages_of_many_fields_fit_one_call(scripts: Scripts) -> None:
+    many = [
+        NewMessage(f"m{n}", n % 3, f"k{n}", False, fields_of(f"m{n}", kwargs="{}", options="{}"))
+        for n in range(200)
+    ]
+    assert scripts.commands.enqueue(QUEUE, "t", many) == [m.message_id for m in many]
+    assert sum(len(scripts.ids(level)) for level in range(3)) == 200
