@@ -1,0 +1,165 @@
+"""fetch.lua: entries are handed over, within every bound."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.commands import Handed
+from broker.outcome import Done, Release
+from tests.scripts.conftest import QUEUE, Scripts, message_id
+
+
+def names(handed: list[Handed]) -> list[str]:
+    return [message_id(one) for one in handed]
+
+
+def test_entries_are_pending_with_the_consumer_and_counted(scripts: Scripts) -> None:
+    scripts.enqueue("a", "b", "c")
+    taken = scripts.take(2, consumer="me")
+    assert names(taken) == ["a", "b"]
+    assert [(one.lease.entry_id, "me", 1) for one in taken] == scripts.pending()
+    assert {(one.lease.level, one.lease.count, one.lease.consumer) for one in taken} == {
+        (0, 1, "me")
+    }
+
+
+def test_two_consumers_share_what_there_is(scripts: Scripts) -> None:
+    scripts.enqueue("a", "b", "c")
+    assert names(scripts.take(2, consumer="c1")) == ["a", "b"]
+    assert names(scripts.take(2, consumer="c2")) == ["c"]
+    assert scripts.take(consumer="c3") == []
+
+
+def test_the_highest_level_comes_first_or_the_lowest_when_asked(scripts: Scripts) -> None:
+    for level in (0, 1, 2):
+        scripts.enqueue(scripts.new(f"a{level}", level), scripts.new(f"b{level}", level))
+    assert names(scripts.take(3)) == ["a2", "b2", "a1"]
+    assert names(scripts.take(2, lowest_first=True)) == ["a0", "b0"]
+    assert names(scripts.take()) == ["b1"]
+
+
+def test_released_entries_come_before_new_ones_and_keep_their_count(scripts: Scripts) -> None:
+    scripts.enqueue("old", "new")
+    (old,) = scripts.take(1)
+    scripts.release(old, 2)
+    taken = scripts.take(consumer="c2")
+    assert names(taken) == ["old", "new"]
+    assert [one.lease.count for one in taken] == [3, 1]
+    assert scripts.pending() == [(one.lease.entry_id, "c2", one.lease.count) for one in taken]
+
+
+def test_a_consumer_takes_as_many_suspects_as_it_may(scripts: Scripts) -> None:
+    scripts.enqueue("s1", "s2", "s3", "innocent")
+    for handed in scripts.take(3):
+        scripts.release(handed, 2)
+    assert names(scripts.take(suspects=0)) == ["innocent"]
+    assert names(scripts.take(suspects=1)) == ["s1"]
+    assert names(scripts.take(suspects=2)) == ["s2", "s3"]
+
+
+def test_a_second_delivery_is_no_suspect(scripts: Scripts) -> None:
+    scripts.enqueue("m")
+    scripts.release(scripts.take()[0], 1)
+    (handed,) = scripts.take(suspects=0)
+    assert handed.lease.count == 2
+
+
+def test_suspects_that_may_not_be_taken_hide_no_innocent_one(scripts: Scripts) -> None:
+    scripts.enqueue(*(f"s{n}" for n in range(20)), "innocent")
+    *suspects, innocent = scripts.take(21)
+    for handed in suspects:
+        scripts.release(handed, 2)
+    scripts.release(innocent, 1)
+    assert names(scripts.take(1, suspects=0)) == ["innocent"]
+
+
+def test_an_entry_deleted_by_hand_is_not_handed_over(scripts: Scripts) -> None:
+    scripts.enqueue("m")
+    (handed,) = scripts.take()
+    scripts.release(handed, 1)
+    scripts.client.xdel(scripts.keys.ready[0], handed.lease.entry_id)
+    assert scripts.take() == []
+
+
+@pytest.mark.parametrize("how", ["delete", "destroy the group"])
+def test_streams_and_groups_that_vanish_are_made_again(scripts: Scripts, how: str) -> None:
+    scripts.enqueue("before")
+    scripts.take()
+    for stream in (*scripts.keys.ready, scripts.keys.wake):
+        if how == "delete":
+            scripts.client.delete(stream)
+        else:
+            scripts.client.xgroup_destroy(stream, "workers")
+    scripts.enqueue("after")
+    left = ["after"] if how == "delete" else ["before", "after"]
+    assert names(scripts.take()) == left
+    assert scripts.client.xinfo_groups(scripts.keys.wake)[0]["name"] == b"workers"
+
+
+def test_a_paused_queue_hands_nothing_over_and_promotes_nothing(scripts: Scripts) -> None:
+    scripts.enqueue("ready")
+    scripts.schedule("due", delay_ms=0)
+    assert scripts.commands.pause(QUEUE)
+    fetched = scripts.fetch()
+    assert (fetched.deliveries, fetched.due_in_ms, fetched.gated) == ([], None, True)
+    assert scripts.client.zcard(scripts.keys.scheduled) == 1
+    assert scripts.commands.resume(QUEUE)
+    fetched = scripts.fetch()
+    assert names(fetched.deliveries) == ["ready", "due"]
+    assert not fetched.gated
+
+
+def test_global_concurrency_bounds_what_all_consumers_hold(scripts: Scripts) -> None:
+    scripts.enqueue(*(scripts.new(f"m{n}", n % 3) for n in range(6)))
+    scripts.commands.limit(QUEUE, global_concurrency=3, rate=None, period_ms=1000)
+    first = scripts.fetch(2, consumer="c1")
+    second = scripts.fetch(2, consumer="c2")
+    assert [len(fetched.deliveries) for fetched in (first, second)] == [2, 1]
+    assert first.gated
+    assert scripts.take(consumer="c3") == []
+    scripts.settle(first.deliveries[0], Done())
+    scripts.settle(second.deliveries[0], Release())
+    assert len(scripts.take(consumer="c3")) == 2, "released entries hold no place"
+    scripts.commands.limit(QUEUE, global_concurrency=None, rate=None, period_ms=1000)
+    assert len(scripts.take()) == 2
+
+
+def test_a_rate_is_a_bucket_that_fills_with_the_servers_time(scripts: Scripts) -> None:
+    scripts.enqueue(*(f"m{n}" for n in range(30)))
+    scripts.commands.limit(QUEUE, global_concurrency=None, rate=10, period_ms=60_000)
+    fetched = scripts.fetch(30)
+    assert len(fetched.deliveries) == 10
+    empty = scripts.fetch(30)
+    assert empty.deliveries == []
+    assert empty.due_in_ms is not None, "it says when the next token is there"
+    assert 5_000 < empty.due_in_ms <= 6_000
+    # Half a period earlier: five more tokens.
+    at = int(scripts.client.hget(scripts.keys.control, "tokens_at"))
+    scripts.client.hset(scripts.keys.control, "tokens_at", at - 30_000)
+    assert len(scripts.take(30)) == 5
+    # Ten periods earlier: the bucket is full, not more.
+    scripts.client.hset(scripts.keys.control, "tokens_at", at - 600_000)
+    assert len(scripts.take(30)) == 10
+
+
+def test_a_clock_that_goes_back_adds_no_tokens(scripts: Scripts) -> None:
+    scripts.enqueue(*(f"m{n}" for n in range(5)))
+    scripts.commands.limit(QUEUE, global_concurrency=None, rate=2, period_ms=60_000)
+    assert len(scripts.take()) == 2
+    scripts.client.hset(scripts.keys.control, "tokens_at", scripts.now_ms() + 3_600_000)
+    assert scripts.take() == []
+
+
+def test_read_signals_are_removed(scripts: Scripts) -> None:
+    scripts.fetch()
+    scripts.commands.pause(QUEUE)
+    reply = scripts.client.xreadgroup("workers", "c1", {scripts.keys.wake: ">"}, count=1)
+    ((_, ((signal, _),)),) = reply
+    scripts.fetch(signals=[signal])
+    assert scripts.signals() == 0
+    assert scripts.client.xpending(scripts.keys.wake, "workers")["pending"] == 0
+
+
+def test_signals_of_a_wake_stream_that_is_gone_are_forgotten(scripts: Scripts) -> None:
+    scripts.enqueue("m")
+    assert names(scripts.take(signals=[b"1-1"])) == ["m"]

@@ -1,0 +1,113 @@
+"""schedule.lua: messages are put aside until their time."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from broker.entry import pack, unpack
+from tests.scripts.conftest import Scripts, fields_of
+
+
+def test_a_message_lies_in_both_places_until_its_time_by_the_servers_clock(
+    scripts: Scripts,
+) -> None:
+    before = scripts.now_ms()
+    assert scripts.schedule("m", delay_ms=5_000) == ["m"]
+    ((id, due),) = scripts.client.zrange(scripts.keys.scheduled, 0, -1, withscores=True)
+    assert id == b"m"
+    assert before + 5_000 <= due <= scripts.now_ms() + 5_000
+    (packed,) = scripts.client.hvals(scripts.keys.scheduled_messages)
+    assert unpack(packed) == [part.encode() for part in fields_of("m") if isinstance(part, str)]
+    assert scripts.record("m") == {b"token": b"token-1"}
+
+
+def test_a_level_is_kept_behind_the_fields(scripts: Scripts) -> None:
+    scripts.schedule(scripts.new("m", 2))
+    (packed,) = scripts.client.hvals(scripts.keys.scheduled_messages)
+    assert unpack(packed)[-2:] == [b"level", b"2"]
+
+
+def test_a_repeat_and_a_second_message_of_a_key_change_nothing(scripts: Scripts) -> None:
+    scripts.schedule(scripts.new("a", key="k"), token="t")
+    before = scripts.snapshot()
+    assert scripts.schedule(scripts.new("a", key="k"), token="t") == ["a"]
+    assert scripts.schedule("a", token="t2") == ["a"]
+    assert scripts.schedule(scripts.new("b", key="k")) == ["a"]
+    assert scripts.enqueue(scripts.new("b", key="k")) == ["a"]
+    assert scripts.snapshot() == before
+
+
+def test_one_consumer_is_told_when_the_earliest_time_changes(scripts: Scripts) -> None:
+    scripts.schedule("first", delay_ms=60_000)
+    assert scripts.signals() == 1
+    scripts.schedule("later", delay_ms=70_000)
+    assert scripts.signals() == 1
+    scripts.schedule("earlier", delay_ms=50_000)
+    assert scripts.signals() == 2
+
+
+def test_a_delay_that_is_no_number_is_refused_and_nothing_written(scripts: Scripts) -> None:
+    k = scripts.keys
+    keys = (k.scheduled, k.scheduled_messages, k.wake, k.dedup, k.job_prefix)
+    with pytest.raises(redis.ResponseError, match="BADARG delay"):
+        scripts.run("schedule", keys, "t", "soon", pack(fields_of("m")))
+    assert scripts.snapshot() == {}
+
+
+def test_what_is_due_is_promoted_in_the_order_of_the_times(scripts: Scripts) -> None:
+    for name, delay_ms in (("late", 3), ("early", 1), ("later", 600_000)):
+        scripts.schedule(scripts.new(name, 1), delay_ms=delay_ms)
+    taken: list[bytes] = []
+    while len(taken) < 2:
+        taken += [handed.fields[1] for handed in scripts.take()]
+    assert taken == [b"early", b"late"]
+    assert scripts.client.zrange(scripts.keys.scheduled, 0, -1) == [b"later"]
+    assert scripts.client.hkeys(scripts.keys.scheduled_messages) == [b"later"]
+
+
+def test_a_fetch_says_when_the_next_one_is_due(scripts: Scripts) -> None:
+    assert scripts.fetch().due_in_ms is None
+    scripts.schedule("m", delay_ms=60_000)
+    due_in_ms = scripts.fetch().due_in_ms
+    assert due_in_ms is not None
+    assert 50_000 < due_in_ms <= 60_000
+
+
+def test_a_fetch_promotes_a_bounded_number(scripts: Scripts) -> None:
+    scripts.schedule(*(f"m{n}" for n in range(150)), delay_ms=0)
+    scripts.schedule(*(f"n{n}" for n in range(150)), delay_ms=0)
+    fetched = scripts.fetch(1)
+    assert scripts.client.zcard(scripts.keys.scheduled) == 100
+    assert fetched.due_in_ms == 0
+
+
+def test_a_level_that_is_gone_becomes_the_highest_there_is(scripts: Scripts) -> None:
+    scripts.schedule(scripts.new("m", 9), delay_ms=0)
+    (handed,) = scripts.take()
+    assert handed.lease.level == 2
+
+
+def test_a_time_without_a_message_is_forgotten(scripts: Scripts) -> None:
+    scripts.client.zadd(scripts.keys.scheduled, {"ghost": 1})
+    assert scripts.take() == []
+    assert scripts.client.exists(scripts.keys.scheduled, scripts.keys.dead) == 0
+
+
+@pytest.mark.parametrize(
+    "written", [b"\xc1", b"\x81\xa1a\xa1b", b"\x90", b"\x91\xa2id", b"\x92\xa2id\x90", b"\xc0"]
+)
+def test_what_cannot_be_unpacked_is_buried_raw_and_the_next_one_promoted(
+    scripts: Scripts, written: bytes
+) -> None:
+    scripts.client.zadd(scripts.keys.scheduled, {"wrong": 1})
+    scripts.client.hset(scripts.keys.scheduled_messages, "wrong", written)
+    scripts.schedule("right", delay_ms=0)
+    (handed,) = scripts.take()
+    assert handed.fields[1] == b"right"
+    (packed,) = scripts.client.hvals(scripts.keys.dead_messages)
+    parts = unpack(packed)
+    assert parts[:2] == [b"reason", b"undecodable"]
+    assert parts[-2:] == [b"packed", written]
+    assert scripts.client.zrange(scripts.keys.dead, 0, -1) == [b"wrong"]
+    assert scripts.client.exists(scripts.keys.scheduled, scripts.keys.scheduled_messages) == 0
