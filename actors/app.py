@@ -22,6 +22,7 @@ def build_broker(settings: Settings) -> StreamsBroker:
         namespace=settings.queue_prefix,
         middleware=stack(),
         concurrency=settings.concurrency,
+        limits=settings.limits,
         max_message_bytes=settings.max_message_bytes,
     )
 

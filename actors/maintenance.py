@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Final
 
 import msgspec
 
@@ -20,12 +19,8 @@ from actors.payloads import (
 )
 from actors.storage import Storage
 from broker import StreamsBroker
-from broker.errors import translated
 
 _log = logging.getLogger(__name__)
-
-#: The most entries one XTRIM removes, so that the server is never busy with one for long.
-_TRIM_BATCH: Final = 10_000
 
 
 @job(queue_name="maintenance-queue")
@@ -57,21 +52,10 @@ def trim_events(broker: StreamsBroker, task: TrimEvents) -> int:
     """Shorten the queues' event streams, in bounded steps; returns how many entries went."""
     trimmed = 0
     for queue in _queues(broker, task.queue):
-        count = _trim(broker, f"{{{broker.namespace}:{queue}}}:events", task.max_length)
+        count = broker.inspector.trim_events(queue, task.max_length)
         _log.info("trimmed %d events of queue %s", count, queue)
         trimmed += count
     return trimmed
-
-
-def _trim(broker: StreamsBroker, key: str, max_length: int) -> int:
-    trimmed = 0
-    while True:
-        with translated():
-            # Whole nodes only, which is what "about" means and what makes it cheap.
-            count = broker.client.xtrim(key, maxlen=max_length, approximate=True, limit=_TRIM_BATCH)
-        if not count:
-            return trimmed
-        trimmed += int(count)
 
 
 def remove_temporary_files(storage: Storage, task: RemoveTemporaryFiles) -> int:

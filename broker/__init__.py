@@ -14,6 +14,7 @@ from broker.errors import (
     SettingsError,
     UnsupportedClient,
 )
+from broker.limits import QueueLimit
 
 __all__ = [
     "AuthenticationRefused",
@@ -22,6 +23,7 @@ __all__ = [
     "HeadraceError",
     "InvalidOption",
     "MessageTooLarge",
+    "QueueLimit",
     "ServerOutOfMemory",
     "ServerRefused",
     "ServerTooOld",

@@ -27,6 +27,7 @@ from broker.delivery import SUSPECT_FROM, Delivery, InFlight, Lease, SuspectSlot
 from broker.errors import InvalidOption, MessageTooLarge, ServerRefused
 from broker.inspector import Inspector
 from broker.keeper import Keeper
+from broker.limits import QueueLimit
 from broker.outcome import Abandon, Bury, Done, Outcome, Release, Retry
 from broker.settler import Settler
 from broker.signals import Signals
@@ -49,6 +50,7 @@ class StreamsBroker(Broker):
       max_priority: the highest ``broker_priority``; 0 is the lowest and the default.
       max_deliveries: unsettled deliveries after which an entry is buried.
       concurrency: queue -> most jobs of it that run at once in this process.
+      limits: queue -> what holds for it over all processes; set when a worker starts.
       max_message_bytes: encoded messages above it are refused.
       unknown_actor_grace: how long a message without an actor is retried.
       maintenance_chance: accepted for compatibility; maintenance is not left to chance here.
@@ -67,6 +69,7 @@ class StreamsBroker(Broker):
         max_priority: int = 9,
         max_deliveries: int = 5,
         concurrency: Mapping[str, int] | None = None,
+        limits: Mapping[str, QueueLimit] | None = None,
         max_message_bytes: int = 16 * 1024 * 1024,
         unknown_actor_grace: int = 60_000,
         **parameters: Any,
@@ -87,6 +90,11 @@ class StreamsBroker(Broker):
         self._concurrency = {} if concurrency is None else concurrency
         for queue, cap in self._concurrency.items():
             _check_int(f"concurrency[{queue!r}]", cap, 1)
+        self._limits = {} if limits is None else limits
+        for queue, limit in self._limits.items():
+            for name, bound in dataclasses.asdict(limit).items():
+                if bound is not None:
+                    _check_int(f"limits[{queue!r}].{name}", bound, 1)
         if url:
             parameters["connection_pool"] = redis.ConnectionPool.from_url(url)
         self.client = client if client is not None else redis.Redis(**parameters)
@@ -110,6 +118,7 @@ class StreamsBroker(Broker):
         self._boots = 0
         self._name = ConsumerName.of_this_process(0)
         self._registered: set[str] = set()
+        self._limited: set[str] = set()
         self._blocking: Any = None
         self._checked = False
         self._settler: Settler | None = None
@@ -122,6 +131,10 @@ class StreamsBroker(Broker):
         if not self._checked:
             server.check(self.client)
             self._checked = True
+        if queue_name not in self._limited:
+            with suppress(KeyError):  # not get(): the mapping may know a default of its own
+                self.commands.limit(queue_name, self._limits[queue_name])
+            self._limited.add(queue_name)
         consumer = StreamsConsumer(self, queue_name, prefetch, timeout)
         if self._keeper is not None:
             self._keeper.look_now()
@@ -319,6 +332,7 @@ class StreamsBroker(Broker):
             raise
         except BrokerConnectionError as error:
             self.logger.critical("The server can't be reached yet: %s", error)
+        self._limited.clear()
         self._boots += 1
         self._name = ConsumerName.of_this_process(self._boots)
         self.draining.clear()

@@ -13,6 +13,7 @@ from broker.direct import direct
 from broker.entry import Fields
 from broker.errors import translated
 from broker.keys import QueueKeys, queues_key
+from broker.limits import QueueLimit
 from broker.outcome import Bury, Done, Outcome, Release, Retry, Settled
 from broker.scripts import Client, script
 
@@ -298,15 +299,25 @@ class Commands:
         k = self.keys(queue)
         return bool(self._run("resume", (k.control, k.wake)))
 
-    def limit(
-        self, queue: str, *, global_concurrency: int | None, rate: int | None, period_ms: int
-    ) -> None:
-        """Set or (with None) lift the queue's global concurrency and rate a period."""
+    def limit(self, queue: str, limit: QueueLimit) -> bool:
+        """Set the queue's bounds, and lift those that are None; False if nothing changed."""
         k = self.keys(queue)
-        concurrency = "" if global_concurrency is None else str(global_concurrency)
-        self._run(
-            "limit", (k.control, k.wake), concurrency, "" if rate is None else str(rate), period_ms
-        )
+        bounds = (limit.global_concurrency, limit.rate)
+        concurrency, rate = ("" if bound is None else str(bound) for bound in bounds)
+        return bool(self._run("limit", (k.control, k.wake), concurrency, rate, limit.per_ms))
+
+    def trim_events(self, queue: str, max_length: int, limit: int) -> int:
+        """Drop up to ``limit`` of the oldest events beyond ``max_length``; returns how many.
+
+        Whole nodes of the stream only, which makes it cheap: some more may stay.
+        """
+        with translated():
+            return int(
+                self.client.execute_command(
+                    *("XTRIM", self.keys(queue).events),
+                    *("MAXLEN", "~", max_length, "LIMIT", limit),
+                )
+            )
 
 
 def _pack_settlement(s: Settlement) -> bytes:

@@ -224,6 +224,9 @@ class EmbeddedValkey:
         except EmbeddedServerFailed as failure:
             self.kill()
             raise EmbeddedServerFailed(f"{failure}: {self._log_since(begin)}") from None
+        except BaseException:  # Ctrl-C while it starts: nobody holds it yet
+            self.kill()
+            raise
 
     def _log_since(self, position: int) -> str:
         with self._log_path.open("rb") as log:

@@ -13,8 +13,10 @@ from broker import entry
 from broker.commands import Commands, QueueInfo, Redriven
 from broker.errors import translated
 from broker.keys import queues_key
+from broker.limits import QueueLimit
 
 _BATCH = 200
+_TRIMMED_PER_CALL = 10_000
 _EVIDENCE = 12  # parts of a dead letter's value before the entry's fields: bury.lua
 
 
@@ -121,6 +123,20 @@ class Inspector:
             total += dropped
             if dropped < _BATCH:
                 return total
+
+    def trim_events(self, name: str, max_length: int) -> int:
+        """Shorten the stream of events to about this many; returns how many went."""
+        total = 0
+        while dropped := self._commands.trim_events(name, max_length, _TRIMMED_PER_CALL):
+            total += dropped
+        return total
+
+    def limit(self, name: str, limit: QueueLimit) -> bool:
+        """Set a queue's bounds over all workers; False if they were so already.
+
+        It holds until somebody sets another, a worker that starts with other settings included.
+        """
+        return self._commands.limit(name, limit)
 
     def pause(self, name: str) -> bool:
         """Start no more jobs of this queue; enqueueing goes on."""

@@ -54,6 +54,10 @@ class QueueKeys:
         return self._key("dedup")
 
     @property
+    def events(self) -> str:
+        return self._key("events")
+
+    @property
     def job_prefix(self) -> str:
         """A job's record is this prefix and the message id (scripts complete it)."""
         return self._key("job:")

@@ -17,6 +17,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from broker.configuration import HIDDEN, build, merge, read_toml, value_of
 from broker.errors import SettingsError
+from broker.limits import QueueLimit
 
 Environment: TypeAlias = Literal["development", "production"]
 AtLeastOne: TypeAlias = Annotated[int, Meta(ge=1)]
@@ -154,6 +155,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """The hard cap of any queue by its name, of one without a table too."""
         return _Concurrency(self)
 
+    @property
+    def limits(self) -> Mapping[str, QueueLimit]:
+        """The bounds over all processes of any queue that has some."""
+        return _Limits(self)
+
     def __repr__(self) -> str:
         return (
             f"Settings(redis_url={without_password(self.redis_url)!r}, "
@@ -177,6 +183,27 @@ class _Concurrency(Mapping[str, int]):
 
     def __len__(self) -> int:
         return len(self._settings.queues)
+
+
+class _Limits(Mapping[str, QueueLimit]):
+    """Answers for every queue that has a rate or a global concurrency."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def __getitem__(self, queue: str) -> QueueLimit:
+        found = self._settings.queue(queue)
+        if found.rate is None and found.global_concurrency is None:
+            raise KeyError(queue)
+        if found.rate is None:
+            return QueueLimit(found.global_concurrency)
+        return QueueLimit(found.global_concurrency, found.rate.limit, found.rate.per)
+
+    def __iter__(self) -> Iterator[str]:
+        return (queue for queue in self._settings.queues if queue in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def without_password(url: str) -> str:

@@ -15,6 +15,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from broker import embedded
 from broker.embedded import EmbeddedServerFailed, EmbeddedValkey
 from tests.conftest import NewServer
 from tests.waiting import eventually
@@ -199,3 +200,19 @@ def test_the_folder_of_a_killed_program_stays_locked_while_its_server_lives(tmp_
             return True
 
     assert eventually(starts, bool)
+
+
+def test_an_interrupt_while_it_starts_leaves_no_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawned: list[int] = []
+
+    def interrupted(process: subprocess.Popen[bytes], port: int) -> None:
+        spawned.append(process.pid)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(embedded, "_wait_until_it_answers", interrupted)
+    server = EmbeddedValkey(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        server.start()
+    assert not _runs(spawned[0])

@@ -17,6 +17,7 @@ from broker import (
     HeadraceError,
     InvalidOption,
     MessageTooLarge,
+    QueueLimit,
     ServerOutOfMemory,
     ServerRefused,
     ServerTooOld,
@@ -122,6 +123,8 @@ OPTIONS: list[tuple[str, object]] = [
     ("namespace", ""),
     ("concurrency", {"work": 0}),
     ("concurrency", {"work": "2"}),
+    ("limits", {"work": QueueLimit(global_concurrency=0)}),
+    ("limits", {"work": QueueLimit(rate=1, per_ms=0)}),
 ]
 
 

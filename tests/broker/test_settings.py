@@ -6,6 +6,7 @@ import pytest
 
 from broker.configuration import Secret
 from broker.errors import SettingsError
+from broker.limits import QueueLimit
 from broker.settings import Backoff, QueueSettings, Rate, Retention, Settings, without_password
 
 
@@ -147,7 +148,11 @@ def test_an_own_file_overrides_only_what_it_says(tmp_path: Path) -> None:
     assert settings.queue("unheard-of").remove_on_complete == Retention(count=1_000, age=86_400_000)
     assert settings.max_message_bytes == 1_000
     assert settings.application == {"smtp": {"host": "mail"}}
+    assert dict(settings.limits) == {"notification-queue": QueueLimit(None, 10, 1_000)}
+    with pytest.raises(KeyError):
+        settings.limits["unheard-of"]
     in_production = load({"HEADRACE_ENV": "production"}, path)
+    assert in_production.limits["notification-queue"] == QueueLimit(40, 10, 1_000)
     assert in_production.queues["notification-queue"].global_concurrency == 40
 
 

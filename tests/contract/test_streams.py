@@ -11,12 +11,12 @@ import redis
 from dramatiq import Broker, Message
 from dramatiq.middleware import CurrentMessage, Middleware, MiddlewareError
 
-from broker import StreamsBroker
+from broker import QueueLimit, StreamsBroker
 from broker.commands import Commands, Fetched
 from broker.embedded import EmbeddedValkey
 from tests.conftest import NewBroker, StartWorker
 from tests.contract.recording import Seen
-from tests.waiting import PATIENCE_S, eventually, wait_for
+from tests.waiting import PATIENCE_S, QUIET_S, eventually, wait_for
 
 TIMEOUT_MS = int(PATIENCE_S * 1000)
 
@@ -175,6 +175,56 @@ def test_a_queues_concurrency_is_a_hard_cap_and_other_queues_go_on(
     finish.release(2)
     streams.join("capped", timeout=TIMEOUT_MS)
     assert max(most) == 2
+
+
+def limited(new_broker: NewBroker, server: EmbeddedValkey, limit: QueueLimit) -> StreamsBroker:
+    made = new_broker("streams", server.url, limits={"work": limit})
+    assert isinstance(made, StreamsBroker)
+    return made
+
+
+def test_a_global_concurrency_holds_over_all_workers(
+    server: EmbeddedValkey, new_broker: NewBroker, start_worker: StartWorker
+) -> None:
+    running = threading.Semaphore(0)
+    release, most, now = threading.Event(), [0], [0]
+    lock = threading.Lock()
+
+    def hold() -> None:
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        running.release()
+        assert release.wait(PATIENCE_S)
+        with lock:
+            now[0] -= 1
+
+    for _ in range(2):
+        streams = limited(new_broker, server, QueueLimit(3))
+        dramatiq.actor(queue_name="work", broker=streams)(hold)
+        start_worker(streams, threads=4)
+    streams.enqueue_many([streams.get_actor("hold").message() for _ in range(8)])
+    for _ in range(3):
+        assert running.acquire(timeout=PATIENCE_S)
+    assert not running.acquire(timeout=QUIET_S), "a fourth job was started"
+    release.set()
+    streams.join("work", timeout=TIMEOUT_MS)
+    assert most == [3]
+
+
+def test_a_rate_bounds_the_starts_of_a_period_over_all_workers(
+    server: EmbeddedValkey, new_broker: NewBroker, start_worker: StartWorker
+) -> None:
+    seen = Seen()
+    for _ in range(2):
+        streams = limited(new_broker, server, QueueLimit(rate=3, per_ms=600_000))
+        dramatiq.actor(queue_name="work", broker=streams, actor_name="record")(seen.add)
+        start_worker(streams, threads=4)
+    streams.enqueue_many([streams.get_actor("record").message(n) for n in range(8)])
+    seen.take(3)
+    assert seen.nothing_more()
+    streams.inspector.limit("work", QueueLimit())
+    assert len(seen.take(5)) == 5
 
 
 def test_a_paused_queue_hands_nothing_over_until_it_is_resumed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.commands import Handed
+from broker.limits import QueueLimit
 from broker.outcome import Done, Release
 from tests.scripts.conftest import QUEUE, Scripts, message_id
 
@@ -111,7 +112,7 @@ def test_a_paused_queue_hands_nothing_over_and_promotes_nothing(scripts: Scripts
 
 def test_global_concurrency_bounds_what_all_consumers_hold(scripts: Scripts) -> None:
     scripts.enqueue(*(scripts.new(f"m{n}", n % 3) for n in range(6)))
-    scripts.commands.limit(QUEUE, global_concurrency=3, rate=None, period_ms=1000)
+    scripts.commands.limit(QUEUE, QueueLimit(global_concurrency=3))
     first = scripts.fetch(2, consumer="c1")
     second = scripts.fetch(2, consumer="c2")
     assert [len(fetched.deliveries) for fetched in (first, second)] == [2, 1]
@@ -120,13 +121,13 @@ def test_global_concurrency_bounds_what_all_consumers_hold(scripts: Scripts) -> 
     scripts.settle(first.deliveries[0], Done())
     scripts.settle(second.deliveries[0], Release())
     assert len(scripts.take(consumer="c3")) == 2, "released entries hold no place"
-    scripts.commands.limit(QUEUE, global_concurrency=None, rate=None, period_ms=1000)
+    scripts.commands.limit(QUEUE, QueueLimit())
     assert len(scripts.take()) == 2
 
 
 def test_a_rate_is_a_bucket_that_fills_with_the_servers_time(scripts: Scripts) -> None:
     scripts.enqueue(*(f"m{n}" for n in range(30)))
-    scripts.commands.limit(QUEUE, global_concurrency=None, rate=10, period_ms=60_000)
+    scripts.commands.limit(QUEUE, QueueLimit(rate=10, per_ms=60_000))
     fetched = scripts.fetch(30)
     assert len(fetched.deliveries) == 10
     empty = scripts.fetch(30)
@@ -144,7 +145,7 @@ def test_a_rate_is_a_bucket_that_fills_with_the_servers_time(scripts: Scripts) -
 
 def test_a_clock_that_goes_back_adds_no_tokens(scripts: Scripts) -> None:
     scripts.enqueue(*(f"m{n}" for n in range(5)))
-    scripts.commands.limit(QUEUE, global_concurrency=None, rate=2, period_ms=60_000)
+    scripts.commands.limit(QUEUE, QueueLimit(rate=2, per_ms=60_000))
     assert len(scripts.take()) == 2
     scripts.client.hset(scripts.keys.control, "tokens_at", scripts.now_ms() + 3_600_000)
     assert scripts.take() == []

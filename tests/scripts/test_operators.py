@@ -10,6 +10,7 @@ import redis
 from broker.commands import Redriven
 from broker.entry import pack_array
 from broker.errors import ServerOutOfMemory
+from broker.limits import QueueLimit
 from broker.outcome import Bury
 from tests.conftest import NewServer
 from tests.scripts.conftest import GROUP, QUEUE, Scripts, fields_of
@@ -78,9 +79,7 @@ def test_a_change_wakes_every_consumer(scripts: Scripts, change: str) -> None:
     changes: dict[str, Any] = {
         "pause": lambda: scripts.commands.pause(QUEUE),
         "resume": lambda: scripts.commands.resume(QUEUE),
-        "limit": lambda: scripts.commands.limit(
-            QUEUE, global_concurrency=1, rate=None, period_ms=1
-        ),
+        "limit": lambda: scripts.commands.limit(QUEUE, QueueLimit(1)),
     }
     changes[change]()
     assert scripts.signals() == 100
@@ -88,15 +87,37 @@ def test_a_change_wakes_every_consumer(scripts: Scripts, change: str) -> None:
 
 def test_limits_are_set_and_lifted_beside_a_pause(scripts: Scripts) -> None:
     scripts.commands.pause(QUEUE)
-    scripts.commands.limit(QUEUE, global_concurrency=2, rate=5, period_ms=250)
+    scripts.commands.limit(QUEUE, QueueLimit(2, 5, 250))
     assert scripts.client.hgetall(scripts.keys.control) == {
         b"paused": b"1",
         b"global_concurrency": b"2",
         b"rate": b"5",
         b"rate_period": b"250",
     }
-    scripts.commands.limit(QUEUE, global_concurrency=None, rate=None, period_ms=250)
+    scripts.commands.limit(QUEUE, QueueLimit())
     assert scripts.client.hgetall(scripts.keys.control) == {b"paused": b"1"}
+
+
+def test_a_limit_that_is_set_already_keeps_its_bucket_and_wakes_nobody(scripts: Scripts) -> None:
+    scripts.enqueue("a", "b", "c")
+    limit = QueueLimit(rate=2, per_ms=60_000)
+    assert scripts.commands.limit(QUEUE, limit)
+    scripts.take()
+    before = scripts.snapshot()
+    assert not scripts.commands.limit(QUEUE, limit)
+    assert scripts.snapshot() == before
+    assert scripts.commands.limit(QUEUE, QueueLimit(rate=3, per_ms=60_000))
+    assert scripts.commands.limit(QUEUE, QueueLimit())
+    assert not scripts.commands.limit(QUEUE, QueueLimit())
+
+
+def test_events_are_trimmed_to_about_as_many_a_bounded_number_a_call(scripts: Scripts) -> None:
+    for n in range(500):
+        scripts.client.xadd(scripts.keys.events, {"n": n})
+    assert 0 < scripts.commands.trim_events(QUEUE, 100, 200) <= 200
+    while scripts.commands.trim_events(QUEUE, 100, 200):
+        pass
+    assert 100 <= scripts.client.xlen(scripts.keys.events) < 300
 
 
 # ---- redrive
