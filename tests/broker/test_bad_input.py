@@ -123,8 +123,6 @@ OPTIONS: list[tuple[str, object]] = [
     ("namespace", ""),
     ("concurrency", {"work": 0}),
     ("concurrency", {"work": "2"}),
-    ("limits", {"work": QueueLimit(global_concurrency=0)}),
-    ("limits", {"work": QueueLimit(rate=1, per_ms=0)}),
 ]
 
 
@@ -138,6 +136,20 @@ def test_a_bad_setting_of_the_broker_is_refused_by_name_and_value(
     assert field in str(refusal.value)
     shown = value["work"] if isinstance(value, dict) else value
     assert repr(shown) in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("limit", "field"),
+    [
+        (QueueLimit(global_concurrency=0), "global_concurrency"),
+        (QueueLimit(rate=0), "rate"),
+        (QueueLimit(rate=1, per_ms=0), "per_ms"),
+    ],
+    ids=str,
+)
+def test_a_bad_limit_is_refused_by_queue_and_field(limit: QueueLimit, field: str) -> None:
+    with pytest.raises(InvalidOption, match=rf"limits\['work'\]\.{field}: .* got 0"):
+        StreamsBroker(url="redis://127.0.0.1:1/0", limits={"work": limit})
 
 
 def test_an_unknown_keyword_is_refused() -> None:
