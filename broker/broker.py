@@ -354,6 +354,12 @@ class StreamsBroker(Broker):
         )
         self._keeper.start()
 
+    def revive(self) -> None:
+        """Start the worker's threads again if one has died; consumers see to it."""
+        if self._settler is not None and self._keeper is not None:
+            self._settler.revive()
+            self._keeper.revive()
+
     def _shut_down(self) -> None:
         for queue, held in self._in_flight.items():
             for delivery in held.drain():

@@ -52,6 +52,7 @@ class StreamsConsumer(Consumer):
         delivery = self._in_flight.next(self._limit)
         if delivery is not None:
             return delivery
+        self.broker.revive()
         if self.broker.draining.is_set():
             self._idle.wait(min(self.timeout, 100) / 1000)
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from broker.keys import GROUP
 _RENEWED_PER_CALL = 500
 _RECLAIMED_PER_CALL = 100
 _CALLS_PER_SWEEP = 20
+_SWEPT_PER_CALL = 500
 
 
 class Keeper:
@@ -46,10 +48,19 @@ class Keeper:
         self._logger = get_logger(__name__, type(self))
         self._stopping = False
         self._due = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="headrace-keeper", daemon=True)
+        self._renew_at = 0.0
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="headrace-keeper", daemon=True)
         self._thread.start()
+
+    def revive(self) -> None:
+        """Start again if the thread has died alone; without it leases run out unseen."""
+        if self._thread is None or self._thread.is_alive() or self._stopping:
+            return
+        self._logger.critical("The keeper's thread has died; it is started again.")
+        self.start()
 
     def look_now(self) -> None:
         """Begin a round at once: a queue is new here, and may hold what a vanished process left."""
@@ -62,23 +73,35 @@ class Keeper:
     def _run(self) -> None:
         while not self._stopping:
             self._due.clear()
-            for queue, held in list(self._in_flight().items()):
-                try:
-                    self.run_once(queue, held)
-                except BrokerConnectionError as error:
-                    self._logger.warning("Keeping queue %r failed, trying again: %s", queue, error)
-                except Exception:
-                    self._logger.exception("Keeping queue %r failed, trying again.", queue)
-            self._due.wait(self._lease_ms / 3000 * random.uniform(0.8, 1.0))  # noqa: S311 - jitter, no secret
+            self._renew_all()
+            for queue in self._in_flight():
+                # A server that does not answer costs its time-out, a queue after the other.
+                if time.monotonic() >= self._renew_at:
+                    self._renew_all()
+                self._guarded(self.look_after, queue)
+            self._due.wait(max(0.0, self._renew_at - time.monotonic()))
 
-    def run_once(self, queue: str, held: InFlight) -> None:
-        """One round for one queue."""
-        self._renew(queue, held)
+    def _renew_all(self) -> None:
+        jitter = random.uniform(0.8, 1.0)  # noqa: S311 - no secret
+        self._renew_at = time.monotonic() + self._lease_ms / 3000 * jitter
+        for queue, held in self._in_flight().items():
+            self._guarded(self._renew, queue, held)
+
+    def _guarded(self, step: Callable[..., None], queue: str, *args: Any) -> None:
+        try:
+            step(queue, *args)
+        except BrokerConnectionError as error:
+            self._logger.warning("Keeping queue %r failed, trying again: %s", queue, error)
+        except Exception:
+            self._logger.exception("Keeping queue %r failed, trying again.", queue)
+
+    def look_after(self, queue: str) -> None:
+        """All but the renewals, for one queue."""
         if queue not in self._released_for:
             self._release_vanished(queue)
             self._released_for.add(queue)
         self._reclaim(queue)
-        while self._commands.sweep(queue, self._dead_message_ttl, 500) == 500:
+        while self._commands.sweep(queue, self._dead_message_ttl, _SWEPT_PER_CALL):
             pass
         self._commands.reap(queue, self._lease_ms * 2)
         self._commands.register(queue)  # last: a full server refuses this one

@@ -44,8 +44,19 @@ class Settler:
 
     def start(self) -> None:
         self._stopping = False
+        self._busy = False
         self._thread = threading.Thread(target=self._run, name="headrace-settler", daemon=True)
         self._thread.start()
+
+    def revive(self) -> None:
+        """Start again if the thread has died alone.
+
+        What it was writing is delivered again when its leases run out, which nobody renews.
+        """
+        if self._thread is None or self._thread.is_alive() or self._stopping:
+            return
+        self._logger.critical("The settler's thread has died; it is started again.")
+        self.start()
 
     def put(self, queue: str, settlement: Settlement) -> None:
         """Take over the end of a delivery; returns at once."""
