@@ -24,7 +24,7 @@ class Direct:
         self._pool = pool
 
     def execute_command(self, *args: Any) -> Any:
-        connection = self._pool.get_connection()
+        connection = self._connection()
         answered = False
         try:
             connection.send_packed_command(connection.pack_command(*args))
@@ -38,6 +38,16 @@ class Direct:
             if not answered:
                 connection.disconnect()
             self._pool.release(connection)
+
+    def _connection(self) -> redis.Connection:
+        try:
+            return self._pool.get_connection()
+        except Exception:
+            raise
+        except BaseException:
+            # In the middle of a handshake, after which redis-py keeps the connection.
+            self._pool.disconnect(inuse_connections=False)
+            raise
 
 
 class Repeating:
