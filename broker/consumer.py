@@ -26,8 +26,9 @@ _LOWEST_FIRST_EVERY = 10
 _LINGER = 0.001  # seconds to wait for half the places to be free, so that fetches come in batches
 _STREAM_GONE = ("UNBLOCKED", "NOGROUP")
 # An idle queue is looked at by blocking alone, and fetched from in one round of so many:
-# whatever makes work for it writes a stream that is being read.
-_FETCH_EVERY_QUIET = 5
+# whatever makes work for it writes a stream that is being read. Not never, because a signal
+# may have gone to a reader that died with it.
+_FETCH_EVERY_QUIET = 3
 
 
 class StreamsConsumer(Consumer):

@@ -67,5 +67,7 @@ end
 if level > #KEYS - 6 then
   level = -1
 end
-signal(KEYS[3], released)
+if released > 0 then
+  signal_all(KEYS[3])  -- one signal could go to a reader that has just died as well
+end
 return { level, cursor, released, buried }

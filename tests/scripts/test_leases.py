@@ -86,7 +86,6 @@ def test_an_expired_lease_is_released_with_its_count(scripts: Scripts) -> None:
         (held.lease.entry_id, "c1", 1),
     ]
     assert scripts.pending(2) == [(other.lease.entry_id, "~released", 1)]
-    assert scripts.signals() == 2
     (again,) = scripts.take(1, lowest_first=True)
     assert (again.lease.entry_id, again.lease.count) == (expired.lease.entry_id, 2)
 
@@ -173,7 +172,20 @@ def test_a_vanished_consumer_loses_what_it_held_whatever_its_leases(scripts: Scr
     assert scripts.commands.reclaim_consumer(QUEUE, 0, "vanished", MAX, 10) == (1, 0)
     assert scripts.commands.reclaim_consumer(QUEUE, 0, "vanished", MAX, 10) == (0, 0)
     assert [owner for _, owner, _ in scripts.pending()] == ["~released", "~released", "alive"]
-    assert scripts.signals() == 2
+
+
+@pytest.mark.parametrize("how", ["expired", "vanished"])
+def test_what_is_reclaimed_wakes_every_consumer(scripts: Scripts, how: str) -> None:
+    scripts.enqueue("m")
+    (handed,) = scripts.take()
+    for n in range(5):
+        scripts.client.xgroup_createconsumer(scripts.keys.wake, GROUP, f"c{n}")
+    if how == "expired":
+        age(scripts, handed)
+        reclaim(scripts)
+    else:
+        scripts.commands.reclaim_consumer(QUEUE, 0, "c1", MAX, 10)
+    assert scripts.signals() == 6, "one of them may have died, and would take the only one along"
 
 
 def test_what_killed_a_vanished_consumer_too_often_is_buried(scripts: Scripts) -> None:

@@ -82,7 +82,7 @@ def test_a_change_wakes_every_consumer(scripts: Scripts, change: str) -> None:
         "limit": lambda: scripts.commands.limit(QUEUE, QueueLimit(1)),
     }
     changes[change]()
-    assert scripts.signals() == 100
+    assert scripts.signals() == 101
 
 
 def test_limits_are_set_and_lifted_beside_a_pause(scripts: Scripts) -> None:

@@ -7,10 +7,11 @@ local function signal(wake, count)
   end
 end
 
--- As many signals as there are consumers, so that every blocked one looks again.
+-- More signals than there are consumers, so that every blocked one looks again, and one that is
+-- about to block for the first time as well.
 local function signal_all(wake)
   local consumers = redis.pcall("XINFO", "CONSUMERS", wake, "workers")
-  local count = consumers.err and 1 or math.max(1, #consumers)
+  local count = consumers.err and 1 or #consumers + 1
   for _ = 1, count do
     redis.call("XADD", wake, "MAXLEN", math.max(SIGNALS_KEPT, count), "*", "s", "")
   end
