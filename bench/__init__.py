@@ -1,1 +1,1 @@
-"""Programs that run the whole: the demo, and later the benchmarks."""
+"""Programs that run the whole: the demo and the benchmark."""

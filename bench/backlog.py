@@ -1,0 +1,86 @@
+"""A backlog of a million: whether it slows the queue down, and whether its memory comes back."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from statistics import median
+
+from bench.figure import Figure, Target, at_least
+from bench.memory import used
+from bench.peers import HEADRACE
+from bench.processes import WorkerProcess
+from bench.run import Run
+from bench.worker import Task
+
+#: What is drained of either backlog, and all there is in the small one.
+SMALL = 10_000
+#: Bytes of each drained job that the server may keep and still be back where it was.
+LEFT = 1
+
+
+def backlog(run: Run) -> list[Figure]:
+    """Drain a part of a large backlog and a small one in turns, then the rest of the large."""
+    large = run.namespace()
+    small_jobs = min(SMALL, run.size.jobs)
+    before = _settled_memory(run)
+    run.fill(HEADRACE, large, run.size.backlog)
+    run.say(f"{run.size.backlog:,} jobs queued: {(used(run) - before) / 1e6:,.0f} MB")
+    rates: dict[str, list[float]] = defaultdict(list)
+    for case in run.in_turns(["small", "large"]):
+        rates[case].append(_drain_some(run, large if case == "large" else None, small_jobs))
+        run.say(f"{case} backlog: {rates[case][-1]:,.0f} jobs/s")
+    _drain_rest(run, large)
+    after = used(run)
+    run.clean()
+    return [
+        Figure(
+            name="drain-backlog",
+            title=f"drain with {run.size.backlog:,} queued",
+            ours=median(rates["large"]),
+            peer=median(rates["small"]),
+            peer_name=f"Headrace, {small_jobs:,} queued",
+            unit="jobs/s",
+            target=at_least(0.9),
+        ),
+        Figure(
+            name="memory-after-drain",
+            title=f"memory left after draining {run.size.backlog:,}",
+            ours=max(0, after - before) / run.size.backlog,
+            peer=None,
+            peer_name="before",
+            unit="bytes/job",
+            better="less",
+            target=Target("ours", "≤", LEFT),
+        ),
+    ]
+
+
+def _settled_memory(run: Run) -> int:
+    """The memory of a queue that was used before: its keys, groups and scripts exist."""
+    namespace = run.namespace()
+    run.fill(HEADRACE, namespace, 100)
+    _drain_rest(run, namespace)
+    return used(run)
+
+
+def _drain_some(run: Run, namespace: str | None, jobs: int) -> float:
+    """Jobs a second over the first so many; a queue of its own without a namespace."""
+    if namespace is None:
+        namespace = run.namespace()
+        run.fill(HEADRACE, namespace, jobs)
+    task = Task(peer=HEADRACE, url=run.url, namespace=namespace, until="ran", jobs=jobs)
+    with WorkerProcess(task) as worker:
+        worker.wait_ready()
+        worker.go()
+        done = worker.drained()
+        worker.stop()
+    return jobs / (done.end - done.begin)
+
+
+def _drain_rest(run: Run, namespace: str) -> None:
+    task = Task(peer=HEADRACE, url=run.url, namespace=namespace, until="empty")
+    with WorkerProcess(task) as worker:
+        worker.wait_ready()
+        worker.go()
+        worker.drained()
+        worker.stop()

@@ -1,0 +1,27 @@
+"""The measurements by name, in the order they are taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from bench.backlog import backlog
+from bench.drain import drain, processes
+from bench.enqueue import enqueue
+from bench.figure import Figure
+from bench.idle import idle
+from bench.latency import latency, schedule
+from bench.memory import memory
+from bench.run import Run
+
+MEASUREMENTS: Mapping[str, Callable[[Run], list[Figure]]] = {
+    "drain": drain,
+    "processes": processes,
+    "enqueue": enqueue,
+    "latency": latency,
+    "schedule": schedule,
+    "idle": idle,
+    "memory": memory,
+    "backlog": backlog,
+}
+#: Takes minutes: part of `--full` only.
+SLOW = frozenset({"backlog"})

@@ -1,0 +1,136 @@
+"""How fast jobs that do nothing are drained: by one process, and by two."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from contextlib import ExitStack
+from dataclasses import dataclass
+from statistics import median
+
+from bench.figure import Figure, at_least
+from bench.peers import HEADRACE, STOCK, STUB, TUNED, Peer
+from bench.processes import MeasurementFailed, WorkerProcess, produce
+from bench.producer import Task as ProducerTask
+from bench.run import Run
+from bench.worker import Task
+
+BARE = "bare stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """One drain by one or more processes."""
+
+    jobs_s: float
+    #: CPU time of the workers' processes a job, in microseconds.
+    cpu_us: float
+
+
+def drain(run: Run) -> list[Figure]:
+    """One process with eight threads, with Dramatiq's default middleware and with none."""
+    cases = [HEADRACE, STOCK, TUNED, STUB]
+    bare = [peer.without_middleware() for peer in (HEADRACE, STOCK, STUB)]
+    done: dict[Peer, list[Drain]] = defaultdict(list)
+    floor: list[float] = []
+    for peer in run.in_turns([*cases, *bare, None]):
+        if peer is None:
+            floor.append(_read_bare_stream(run))
+            run.say(f"{BARE}: {floor[-1]:,.0f} entries/s")
+            continue
+        done[peer].append(_drain(run, peer, processes=1, known=True))
+        run.say(f"{peer.name}, {peer.middleware} middleware: {done[peer][-1].jobs_s:,.0f} jobs/s")
+    ours, stock, tuned, stub, ours_none, stock_none, stub_none = (
+        _typical(done[peer]) for peer in (*cases, *bare)
+    )
+    rate, rate_none = ours.jobs_s, ours_none.jobs_s
+    default, none = "drain, default middleware", "drain, no middleware"
+    return [
+        _rate("drain-default", default, rate, stock.jobs_s, STOCK.name, 5),
+        _rate("drain-default-tuned", default, rate, tuned.jobs_s, TUNED.name, 2.5),
+        _rate("drain-default-memory", default, rate, stub.jobs_s, STUB.name),
+        _rate("drain-none", none, rate_none, stock_none.jobs_s, STOCK.name, 6),
+        _rate("drain-none-memory", none, rate_none, stub_none.jobs_s, STUB.name),
+        _rate("drain-none-bare", none, rate_none, median(floor), f"{BARE}, read in batches"),
+        _cpu("cpu-default", "worker's CPU a job, default middleware", ours, stock),
+        _cpu("cpu-none", "worker's CPU a job, no middleware", ours_none, stock_none),
+    ]
+
+
+def processes(run: Run) -> list[Figure]:
+    """Two worker processes of ours against one, on the cores that the server shares."""
+    done: dict[int, list[Drain]] = defaultdict(list)
+    for count in run.in_turns([1, 2]):
+        done[count].append(_drain(run, HEADRACE, processes=count, known=False))
+        run.say(f"processes {count}: {done[count][-1].jobs_s:,.0f} jobs/s")
+    one, two = _typical(done[1]).jobs_s, _typical(done[2]).jobs_s
+    title = "drain by two processes"
+    return [_rate("drain-two-processes", title, two, one, "Headrace, one process", 1.4)]
+
+
+def _drain(run: Run, peer: Peer, *, processes: int, known: bool) -> Drain:
+    """Fill a queue, then time its workers; `known`: the one process runs all the jobs."""
+    namespace, jobs = run.namespace(), run.size.jobs
+    in_memory = peer.broker == "stub"
+    if not in_memory:
+        run.fill(peer, namespace, jobs)
+    task = Task(
+        peer=peer,
+        url=run.url,
+        namespace=namespace,
+        fill=jobs if in_memory else 0,
+        until="empty",
+        jobs=jobs if known else None,
+    )
+    with ExitStack() as stack:
+        workers = [stack.enter_context(WorkerProcess(task)) for _ in range(processes)]
+        for worker in workers:
+            worker.wait_ready()
+        for worker in workers:
+            worker.go()
+        done = [worker.drained() for worker in workers]
+    run.clean()
+    ran = sum(each.ran for each in done)
+    if ran < jobs:
+        raise MeasurementFailed(f"{peer.name} ran {ran} of {jobs} jobs")
+    seconds = max(each.end for each in done) - min(each.begin for each in done)
+    return Drain(jobs / seconds, sum(each.cpu for each in done) / jobs * 1e6)
+
+
+def _read_bare_stream(run: Run) -> float:
+    jobs = run.size.jobs
+    task = ProducerTask(
+        peer=HEADRACE, url=run.url, namespace=run.namespace(), jobs=jobs, how="read"
+    )
+    seconds = produce(task)
+    run.clean()
+    return jobs / seconds
+
+
+def _typical(drains: list[Drain]) -> Drain:
+    return Drain(median(each.jobs_s for each in drains), median(each.cpu_us for each in drains))
+
+
+def _rate(
+    name: str, title: str, ours: float, peer: float, peer_name: str, times: float | None = None
+) -> Figure:
+    return Figure(
+        name=name,
+        title=title,
+        ours=ours,
+        peer=peer,
+        peer_name=peer_name,
+        unit="jobs/s",
+        target=None if times is None else at_least(times),
+    )
+
+
+def _cpu(name: str, title: str, ours: Drain, stock: Drain) -> Figure:
+    return Figure(
+        name=name,
+        title=title,
+        ours=ours.cpu_us,
+        peer=stock.cpu_us,
+        peer_name=STOCK.name,
+        unit="µs",
+        better="less",
+    )

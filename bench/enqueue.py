@@ -1,0 +1,61 @@
+"""How fast one producer enqueues, one call a job and many jobs a call."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from statistics import median
+
+from bench.figure import Figure, at_least
+from bench.peers import HEADRACE, STOCK, Peer
+from bench.processes import produce
+from bench.producer import Task
+from bench.run import Run
+
+
+def enqueue(run: Run) -> list[Figure]:
+    """Ours and stock's one by one, ours in batches, and what redis-py alone does."""
+    jobs = run.size.jobs
+    cases = {
+        "ours": _task(run, HEADRACE, "one by one"),
+        "many": _task(run, HEADRACE, "many"),
+        "stock": _task(run, STOCK, "one by one"),
+        "xadd": _task(run, HEADRACE, "xadd"),
+        "packed": _task(run, HEADRACE, "packed xadd"),
+    }
+    rates: dict[str, list[float]] = defaultdict(list)
+    for name in run.in_turns(list(cases)):
+        rates[name].append(jobs / produce(cases[name]))
+        run.clean()
+        run.say(f"enqueue {name}: {rates[name][-1]:,.0f} jobs/s")
+    ours, many, stock, xadd, packed = (median(rates[name]) for name in cases)
+    one, batch = "enqueue one by one", "enqueue_many"
+    return [
+        _figure("enqueue", one, ours, stock, STOCK.name, 2),
+        _figure("enqueue-many", batch, many, stock, f"{STOCK.name}, one by one", 4),
+        _figure("enqueue-bare", one, ours, xadd, "Redis.xadd alone"),
+        _figure("enqueue-packed", one, ours, packed, "XADD on a connection"),
+    ]
+
+
+def _task(run: Run, peer: Peer, how: str) -> Task:
+    return Task(
+        peer=peer,
+        url=run.url,
+        namespace=run.namespace(),
+        jobs=run.size.jobs,
+        how=how,  # type: ignore[arg-type]
+    )
+
+
+def _figure(
+    name: str, title: str, ours: float, peer: float, peer_name: str, times: float | None = None
+) -> Figure:
+    return Figure(
+        name=name,
+        title=title,
+        ours=ours,
+        peer=peer,
+        peer_name=peer_name,
+        unit="jobs/s",
+        target=None if times is None else at_least(times),
+    )

@@ -1,0 +1,48 @@
+"""What a queued job costs the server's memory."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from statistics import median
+
+import redis
+
+from bench.figure import Figure, at_most_times
+from bench.peers import HEADRACE, STOCK, Peer
+from bench.run import Run
+
+
+def memory(run: Run) -> list[Figure]:
+    """Bytes of one more queued job in a queue that has some already."""
+    found: dict[Peer, list[float]] = defaultdict(list)
+    for peer in run.in_turns([HEADRACE, STOCK]):
+        found[peer].append(_bytes_per_job(run, peer))
+        run.say(f"{peer.name}: {found[peer][-1]:.0f} bytes a job")
+    return [
+        Figure(
+            name="bytes-per-job",
+            title="server memory of a queued job",
+            ours=median(found[HEADRACE]),
+            peer=median(found[STOCK]),
+            peer_name=STOCK.name,
+            unit="bytes",
+            better="less",
+            target=at_most_times(0.65),
+        )
+    ]
+
+
+def used(run: Run) -> int:
+    """Bytes that the server has allocated."""
+    with redis.Redis.from_url(run.url) as client:
+        return int(client.info("memory")["used_memory"])
+
+
+def _bytes_per_job(run: Run, peer: Peer) -> float:
+    namespace, jobs = run.namespace(), run.size.jobs
+    run.fill(peer, namespace, jobs)
+    before = used(run)
+    run.fill(peer, namespace, jobs)
+    after = used(run)
+    run.clean()
+    return (after - before) / jobs

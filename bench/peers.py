@@ -1,0 +1,81 @@
+"""What is measured: Headrace's broker, Dramatiq's own two, and how a process gets one of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
+
+import dramatiq
+import msgspec
+from dramatiq import Actor
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.brokers.stub import StubBroker
+
+from broker import StreamsBroker
+
+QUEUE = "bench"
+#: What Dramatiq reads at import; so each peer needs a process of its own.
+PREFETCH_VARIABLE = "dramatiq_queue_prefetch"
+
+AnyBroker: TypeAlias = StreamsBroker | RedisBroker | StubBroker
+
+
+class Peer(msgspec.Struct, frozen=True):
+    """One broker with its settings, as a process is told about it."""
+
+    name: str
+    broker: Literal["streams", "redis", "stub"]
+    middleware: Literal["default", "none"] = "default"
+    #: Jobs a worker takes ahead; None: Dramatiq's default, two a thread.
+    prefetch: int | None = None
+
+    def build(self, url: str, namespace: str) -> AnyBroker:
+        """The broker; connects when it is first used."""
+        # An empty list is none; None is Dramatiq's default list.
+        options: dict[str, Any] = {"middleware": [] if self.middleware == "none" else None}
+        if self.broker == "stub":
+            return StubBroker(**options)
+        kind = StreamsBroker if self.broker == "streams" else RedisBroker
+        return kind(url=url, namespace=namespace, **options)
+
+    def environment(self) -> Mapping[str, str]:
+        """The environment of its process: no other setting of Dramatiq's gets through."""
+        ours = {name: value for name, value in os.environ.items() if not _is_dramatiqs(name)}
+        if self.prefetch is not None:
+            ours[PREFETCH_VARIABLE] = str(self.prefetch)
+        return ours
+
+    def without_middleware(self) -> Peer:
+        """The same with an empty middleware list."""
+        return msgspec.structs.replace(self, middleware="none")
+
+
+HEADRACE = Peer("Headrace", "streams")
+STOCK = Peer("RedisBroker", "redis")
+TUNED = Peer("RedisBroker, prefetch 500", "redis", prefetch=500)
+STUB = Peer("StubBroker, in memory", "stub")
+
+
+def declare_noop(broker: AnyBroker) -> Actor[..., None]:
+    """The actor that producers send; they never run it."""
+
+    @dramatiq.actor(broker=broker, queue_name=QUEUE)
+    def noop(*_arguments: object) -> None:
+        pass
+
+    return noop
+
+
+def declare_start(broker: AnyBroker) -> Actor[[int], None]:
+    """The actor that tells when it starts, as seen by producers."""
+
+    @dramatiq.actor(broker=broker, queue_name=QUEUE)
+    def start(_number: int) -> None:
+        pass
+
+    return start
+
+
+def _is_dramatiqs(name: str) -> bool:
+    return name.lower().startswith("dramatiq_")
