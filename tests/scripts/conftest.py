@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,11 @@ import pytest
 import redis
 
 from broker.commands import Commands, Fetched, Handed, NewMessage, Settlement
-from broker.entry import Fields
+from broker.entry import Fields, unpack
 from broker.keys import QueueKeys
-from broker.outcome import Outcome, Settled
+from broker.outcome import Bury, Outcome, Settled
 from broker.scripts import Argument, script
+from tests.conftest import NewServer
 
 QUEUE = "work"
 LEVELS = 3
@@ -143,11 +144,73 @@ class Scripts:
             justid=True,
         )
 
+    def hold(self, message: NewMessage | str, deliveries: int, *, consumer: str = "c1") -> Handed:
+        """Enqueue a message and take it so often that this is the count of its delivery."""
+        self.enqueue(message)
+        (handed,) = self.take(1, consumer=consumer)
+        if deliveries > 1:
+            self.release(handed, deliveries - 1)
+            (handed,) = self.take(1, consumer=consumer)
+        return handed
+
+    def age(self, *handed: Handed, idle_ms: int = 60_000) -> None:
+        """As if the deliveries had not been renewed for so long."""
+        for one in handed:
+            self.client.xclaim(
+                self.keys.ready[one.lease.level],
+                GROUP,
+                one.lease.consumer,
+                0,
+                [one.lease.entry_id],
+                idle=idle_ms,
+                retrycount=one.lease.count,
+                justid=True,
+            )
+
+    def idle_ms(self, level: int = 0) -> list[int]:
+        rows = self.client.xpending_range(self.keys.ready[level], GROUP, "-", "+", 100)
+        return [row["time_since_delivered"] for row in rows]
+
+    def twins(self) -> tuple[Handed, Handed]:
+        """One entry id on levels 0 and 1, both taken: m0 and m1."""
+        for level in (0, 1):
+            self.client.xadd(
+                self.keys.ready[level],
+                {"id": f"m{level}", "actor": "record", "at": "1", "args": "[]"},
+                id="1-1",
+            )
+        high, low = self.take()
+        return low, high
+
+    def bury(self, *names: str, key: str = "") -> None:
+        for name in names:
+            self.enqueue(self.new(name, key=key))
+            (handed,) = self.take()
+            self.settle(handed, Bury("failed", "", fields_of(name)), key=key)
+
+    def letters(self) -> list[bytes]:
+        """The dead by the time of their death; each has its message, and none is left over."""
+        names: list[bytes] = self.client.zrange(self.keys.dead, 0, -1)
+        assert sorted(names) == sorted(self.client.hkeys(self.keys.dead_messages))
+        return names
+
+    def letter(self, name: str) -> tuple[dict[bytes, bytes], list[bytes]]:
+        """A dead letter's evidence and its entry's fields."""
+        parts = unpack(self.client.hget(self.keys.dead_messages, name))
+        return dict(zip(parts[:12:2], parts[1:12:2], strict=True)), parts[12:]
+
+    def fill_up(self) -> None:
+        """Leave the server no memory; on a server of one's own."""
+        self.client.config_set("maxmemory", "1")
+
     def snapshot(self) -> dict[str, Any]:
-        """All keys of the queue with all they hold, but for idle times."""
+        """All keys of the queue with all they hold and whether they expire, but for idle times."""
         prefix = f"{{{self.namespace}:{QUEUE}}}:"
         names = sorted(name.decode() for name in self.client.scan_iter(match=f"{prefix}*"))
-        return {name.removeprefix(prefix): self._content(name) for name in names}
+        return {
+            name.removeprefix(prefix): (self._content(name), self.client.pttl(name) >= 0)
+            for name in names
+        }
 
     def _content(self, key: str) -> Any:
         kind = self.client.type(key).decode()
@@ -169,6 +232,13 @@ def message_id(handed: Handed) -> str:
     flat = handed.fields
     mapping = dict(zip(flat[::2], flat[1::2], strict=True))
     return mapping.get(b"id", b"").decode()
+
+
+@pytest.fixture
+def own_scripts(own_server: NewServer, namespace: str) -> Iterator[Scripts]:
+    """As `scripts`, on a server that the test may hurt."""
+    with redis.Redis.from_url(own_server().url) as client:
+        yield Scripts(client, namespace)
 
 
 @pytest.fixture

@@ -7,9 +7,7 @@ import redis
 
 from broker.commands import NewMessage
 from broker.entry import pack_texts
-from broker.errors import ServerOutOfMemory
 from broker.outcome import Bury, Done
-from tests.conftest import NewServer
 from tests.scripts.conftest import QUEUE, Scripts, fields_of
 
 
@@ -89,6 +87,47 @@ def test_two_of_one_key_in_one_call_are_one(scripts: Scripts) -> None:
     assert scripts.ids() == ["a"]
 
 
+def test_an_id_twice_in_one_call_is_one(scripts: Scripts) -> None:
+    assert scripts.enqueue("a", "a") == ["a", "a"]
+    assert scripts.ids() == ["a"]
+
+
+def test_a_successor_keeps_the_key_that_its_own_id_holds(scripts: Scripts) -> None:
+    scripts.enqueue(scripts.new("a", key="k"))
+    scripts.enqueue(scripts.new("a", 1, key="k", successor=True), token="t2")
+    assert scripts.ids(1) == ["a"]
+    assert scripts.record("a") == {b"token": b"t2", b"dedup": b"k"}
+    assert scripts.dedup() == {b"k": b"a"}
+
+
+def test_a_live_or_finished_message_keeps_its_record_when_its_new_key_is_held(
+    scripts: Scripts,
+) -> None:
+    scripts.enqueue("finished", token="t1")
+    scripts.settle(scripts.take()[0], Done())
+    scripts.enqueue("live", token="t2")
+    scripts.enqueue(scripts.new("holder", key="k"))
+    before = scripts.snapshot()
+    assert scripts.enqueue(scripts.new("finished", key="k")) == ["holder"]
+    assert scripts.enqueue(scripts.new("live", key="k", successor=True)) == ["holder"]
+    assert scripts.snapshot() == before
+
+
+def test_a_buried_message_may_be_enqueued_again_with_another_key(scripts: Scripts) -> None:
+    scripts.bury("m", key="old")
+    assert scripts.enqueue(scripts.new("m", key="new"), token="t2") == ["m"]
+    assert scripts.record("m") == {b"token": b"t2", b"dedup": b"new"}
+    assert scripts.dedup() == {b"new": b"m"}
+    assert scripts.letters() == [b"m"]
+
+
+def test_a_repeat_wakes_nobody(scripts: Scripts) -> None:
+    scripts.client.hset(scripts.keys.control, "paused", "1")
+    scripts.enqueue("a", token="t")
+    scripts.enqueue("a", token="t")
+    assert scripts.signals() == 1
+
+
 def test_an_open_queue_needs_no_signals(scripts: Scripts) -> None:
     scripts.enqueue("a")
     assert scripts.signals() == 0
@@ -111,19 +150,6 @@ def test_a_wrong_stream_is_refused_and_nothing_written(scripts: Scripts) -> None
             "enqueue", (k.wake, k.control, k.dedup, k.job_prefix, k.ready[0]), "t", good, bad
         )
     assert scripts.snapshot() == {}
-
-
-def test_a_full_server_refuses_and_nothing_is_written(
-    own_server: NewServer, namespace: str
-) -> None:
-    with redis.Redis.from_url(own_server().url) as client:
-        scripts = Scripts(client, namespace)
-        client.config_set("maxmemory", "1")
-        with pytest.raises(ServerOutOfMemory):
-            scripts.enqueue("a")
-        with pytest.raises(ServerOutOfMemory):
-            scripts.schedule("b")
-        assert scripts.snapshot() == {}
 
 
 def test_a_flushed_script_cache_is_invisible(scripts: Scripts) -> None:

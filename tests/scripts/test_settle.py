@@ -10,7 +10,6 @@ import redis
 from broker.commands import Handed, Settlement
 from broker.entry import pack_array, unpack
 from broker.outcome import Bury, Done, Outcome, Release, Retry, Settled
-from tests.conftest import NewServer
 from tests.scripts.conftest import QUEUE, Scripts, fields_of, message_id
 
 OUTCOMES: list[Outcome] = [
@@ -224,21 +223,3 @@ def test_a_wrong_settlement_refuses_the_whole_batch_and_writes_nothing(
     with pytest.raises(redis.ResponseError, match=f"BADARG outcome {outcome} level {level}"):
         scripts.run("settle", keys, right, bad)
     assert scripts.snapshot() == before
-
-
-def test_a_full_server_lets_jobs_end(own_server: NewServer, namespace: str) -> None:
-    with redis.Redis.from_url(own_server().url) as client:
-        scripts = Scripts(client, namespace)
-        scripts.enqueue("a", "b", "c", "d")
-        taken = scripts.take(3)
-        client.config_set("maxmemory", "1")
-        outcomes: list[Outcome] = [Done(), Bury("failed", "", fields_of("b")), Release()]
-        for one, outcome in zip(taken, outcomes, strict=True):
-            assert scripts.settle(one, outcome) is Settled.OK
-        (again, last) = scripts.take()
-        assert scripts.commands.renew(QUEUE, [again.lease, last.lease]) == []
-        assert scripts.commands.inspect(QUEUE).dead == 1
-        assert scripts.commands.pause(QUEUE)
-        assert scripts.commands.resume(QUEUE)
-        assert scripts.commands.sweep(QUEUE, 0, 10) == 1
-        assert scripts.commands.purge(QUEUE, 10) == 2

@@ -1,0 +1,62 @@
+"""inspect.lua: one moment of a queue in numbers."""
+
+from __future__ import annotations
+
+from broker.scripts import script
+from tests.scripts.conftest import QUEUE, Scripts
+
+
+def test_a_queue_nobody_used_counts_nothing_and_is_not_made(scripts: Scripts) -> None:
+    info = scripts.commands.inspect(QUEUE)
+    counts = (info.ready, info.scheduled, info.due, info.in_flight, info.dead, info.consumers)
+    assert counts == (0,) * 6
+    assert (info.oldest_age_ms, info.paused) == (None, False)
+    assert scripts.snapshot() == {}
+
+
+def test_every_state_is_counted_over_all_levels(scripts: Scripts) -> None:
+    scripts.bury("dead")
+    scripts.enqueue(*(scripts.new(f"m{n}", n % 3) for n in range(6)))
+    first, *_ = scripts.take(3, consumer="c1")
+    scripts.take(1, consumer="c2")
+    scripts.release(first, 1)
+    scripts.schedule("later")
+    scripts.client.zadd(scripts.keys.scheduled, {"due": 1})
+    scripts.commands.pause(QUEUE)
+    info = scripts.commands.inspect(QUEUE)
+    assert (info.ready, info.in_flight, info.scheduled, info.due) == (3, 3, 2, 1)
+    assert (info.dead, info.paused, info.consumers) == (1, True, 2)
+
+
+def test_the_age_is_the_oldest_entrys(scripts: Scripts) -> None:
+    now = scripts.now_ms()
+    scripts.enqueue("young")
+    scripts.client.xadd(scripts.keys.ready[2], {"id": "old"}, id=f"{now - 90_000}-0")
+    age_ms = scripts.commands.inspect(QUEUE).oldest_age_ms
+    assert age_ms is not None
+    assert 90_000 <= age_ms < 120_000
+
+
+def test_an_entry_in_flight_may_be_the_oldest(scripts: Scripts) -> None:
+    scripts.client.xadd(scripts.keys.ready[0], {"id": "old"}, id=f"{scripts.now_ms() - 90_000}-0")
+    scripts.take()
+    scripts.enqueue("young")
+    info = scripts.commands.inspect(QUEUE)
+    assert (info.ready, info.in_flight) == (1, 1)
+    assert info.oldest_age_ms is not None
+    assert info.oldest_age_ms >= 90_000
+
+
+def test_a_consumer_counts_once_over_all_levels_and_the_released_never(scripts: Scripts) -> None:
+    scripts.enqueue("a", "b")
+    scripts.release(scripts.take(1, consumer="c1")[0], 1)
+    scripts.take(1, consumer="c2")
+    assert scripts.commands.inspect(QUEUE).consumers == 2
+
+
+def test_it_is_a_reading_that_a_replica_would_run(scripts: Scripts) -> None:
+    scripts.enqueue("m")
+    k = scripts.keys
+    keys = (k.scheduled, k.dead, k.control, *k.ready)
+    reply = scripts.client.execute_command("EVAL_RO", script("inspect").source, len(keys), *keys)
+    assert reply[1] == 1

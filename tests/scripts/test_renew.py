@@ -1,0 +1,46 @@
+"""renew.lua: leases of deliveries that are still held."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from tests.scripts.conftest import GROUP, QUEUE, Scripts
+
+
+def test_a_renewal_resets_the_idle_time_and_nothing_else(scripts: Scripts) -> None:
+    scripts.enqueue("a", scripts.new("b", 2))
+    high, low = scripts.take()
+    scripts.age(low, high)
+    assert scripts.commands.renew(QUEUE, [low.lease, high.lease]) == []
+    assert max(scripts.idle_ms(0) + scripts.idle_ms(2)) < 30_000
+    assert scripts.pending(0) == [(low.lease.entry_id, "c1", 1)]
+    assert scripts.pending(2) == [(high.lease.entry_id, "c1", 1)]
+
+
+def test_renewing_what_is_lost_says_so_and_takes_nothing_back(scripts: Scripts) -> None:
+    scripts.enqueue("mine", "taken", "settled", "released")
+    mine, taken, settled, released = scripts.take()
+    scripts.release(taken, 1)
+    scripts.take(consumer="c2")
+    scripts.client.xack(scripts.keys.ready[0], GROUP, settled.lease.entry_id)
+    scripts.release(released, 1)
+    before = scripts.snapshot()
+    earlier = dataclasses.replace(mine.lease, count=7)
+    leases = [mine.lease, taken.lease, settled.lease, released.lease, earlier]
+    assert scripts.commands.renew(QUEUE, leases) == leases[1:]
+    assert scripts.snapshot() == before
+
+
+def test_renewing_on_a_stream_that_is_gone_loses_the_lease(scripts: Scripts) -> None:
+    scripts.enqueue("m")
+    (handed,) = scripts.take()
+    scripts.client.delete(scripts.keys.ready[0])
+    assert scripts.commands.renew(QUEUE, [handed.lease]) == [handed.lease]
+
+
+def test_renewing_one_of_two_entries_of_one_id_leaves_the_other_alone(scripts: Scripts) -> None:
+    low, high = scripts.twins()
+    scripts.age(low, high)
+    assert scripts.commands.renew(QUEUE, [high.lease]) == []
+    assert min(scripts.idle_ms(0)) >= 60_000
+    assert max(scripts.idle_ms(1)) < 30_000
