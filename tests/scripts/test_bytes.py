@@ -16,6 +16,7 @@ VALUES: dict[str, bytes] = {
     "NaN and infinity": b"[NaN,Infinity,-Infinity]",
     "emoji": '["\N{GRINNING FACE}\N{HEAVY BLACK HEART}\ufe0f"]'.encode(),
     "escaped surrogate": b'["\\ud800"]',
+    "surrogate": "\ud800".encode("utf-8", "surrogatepass"),
     "NUL": b'["\\u0000"]\x00',
     "empty containers": b'[[],{},[[]],""]',
     "no text": bytes(range(256)),
@@ -69,8 +70,21 @@ def test_retry(scripts: Scripts, fields: Fields, delay_ms: int) -> None:
 def test_burial_and_redrive(scripts: Scripts, fields: Fields) -> None:
     scripts.enqueue("m")
     scripts.settle(scripts.take()[0], Bury("failed", "why", fields))
-    assert scripts.commands.redrive(QUEUE, [Redriven("m", "m", 1, "", fields)]) == 1
+    redrive(scripts)
     assert only(scripts.take()) == as_bytes(fields)
+
+
+def test_burial_by_the_server_and_redrive(scripts: Scripts, fields: Fields) -> None:
+    scripts.hold(scripts.new("m", fields=fields), 2)
+    assert scripts.commands.reclaim_consumer(QUEUE, 0, "c1", 2, 10) == (0, 1)
+    redrive(scripts)
+    assert only(scripts.take()) == as_bytes(fields)
+
+
+def redrive(scripts: Scripts) -> None:
+    """As the letter lies among the dead."""
+    _, flat = scripts.letter("m")
+    assert scripts.commands.redrive(QUEUE, [Redriven("m", "m", 1, "", flat)]) == 1
 
 
 def test_release(scripts: Scripts, fields: Fields) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import redis
 
 from broker.commands import Handed
 from broker.limits import QueueLimit
-from broker.outcome import Done, Release
+from broker.outcome import Done, Release, Settled
 from tests.scripts.conftest import QUEUE, Scripts, message_id
 
 
@@ -164,3 +165,104 @@ def test_read_signals_are_removed(scripts: Scripts) -> None:
 def test_signals_of_a_wake_stream_that_is_gone_are_forgotten(scripts: Scripts) -> None:
     scripts.enqueue("m")
     assert names(scripts.take(signals=[b"1-1"])) == ["m"]
+
+
+def test_a_flushed_server_is_served_again(own_scripts: Scripts) -> None:
+    own_scripts.client.xadd(own_scripts.keys.ready[0], {"id": "before"}, id="1-1")
+    (lost,) = own_scripts.take()
+    own_scripts.client.flushall()
+    own_scripts.enqueue("after")
+    assert names(own_scripts.take()) == ["after"]
+    assert own_scripts.settle(lost, Done()) is Settled.LOST
+
+
+def test_a_new_entry_of_a_higher_level_comes_before_a_released_one(scripts: Scripts) -> None:
+    scripts.enqueue("released")
+    scripts.release(scripts.take()[0], 1)
+    scripts.enqueue(scripts.new("high", 2), "low")
+    assert names(scripts.take()) == ["high", "released", "low"]
+
+
+def test_suspects_count_over_all_levels(scripts: Scripts) -> None:
+    scripts.enqueue(*(scripts.new(f"s{level}", level) for level in range(3)))
+    for handed in scripts.take():
+        scripts.release(handed, 2)
+    assert names(scripts.take(suspects=2)) == ["s2", "s1"]
+    assert names(scripts.take(suspects=2)) == ["s0"]
+
+
+def test_no_more_released_entries_than_asked_for(scripts: Scripts) -> None:
+    scripts.enqueue("a", "b", "c", "new")
+    for handed in scripts.take(3):
+        scripts.release(handed, 1)
+    assert names(scripts.take(2)) == ["a", "b"]
+    assert names(scripts.take(2)) == ["c", "new"]
+
+
+def test_a_full_queue_promotes_and_says_what_is_due_next(scripts: Scripts) -> None:
+    scripts.enqueue("running")
+    scripts.commands.limit(QUEUE, QueueLimit(global_concurrency=1))
+    scripts.take()
+    scripts.schedule("due", delay_ms=0)
+    scripts.schedule("later", delay_ms=60_000)
+    fetched = scripts.fetch()
+    assert fetched.deliveries == []
+    assert scripts.ids() == ["running", "due"]
+    assert fetched.due_in_ms is not None
+    assert 50_000 < fetched.due_in_ms <= 60_000
+
+
+def test_a_token_is_used_for_each_delivery_and_no_more(scripts: Scripts) -> None:
+    scripts.enqueue("a", "b", "c")
+    scripts.commands.limit(QUEUE, QueueLimit(rate=10, per_ms=3_600_000))
+    scripts.take()
+    assert round(float(scripts.client.hget(scripts.keys.control, "tokens")), 2) == 7
+    scripts.take()
+    assert round(float(scripts.client.hget(scripts.keys.control, "tokens")), 2) == 7
+
+
+def test_an_empty_bucket_waits_for_a_token_or_for_what_is_due_before(scripts: Scripts) -> None:
+    scripts.enqueue("a", "b")
+    scripts.commands.limit(QUEUE, QueueLimit(rate=1, per_ms=30_000))
+    scripts.take()
+    scripts.schedule("later", delay_ms=60_000)
+    due_in_ms = scripts.fetch().due_in_ms
+    assert due_in_ms is not None
+    assert 20_000 < due_in_ms <= 30_000
+    scripts.schedule("soon", delay_ms=10_000)
+    due_in_ms = scripts.fetch().due_in_ms
+    assert due_in_ms is not None
+    assert due_in_ms <= 10_000
+
+
+@pytest.mark.parametrize(
+    "limit", [QueueLimit(5), QueueLimit(rate=5), None], ids=["concurrency", "rate", "none"]
+)
+def test_a_limited_queue_is_gated(scripts: Scripts, limit: QueueLimit | None) -> None:
+    if limit is not None:
+        scripts.commands.limit(QUEUE, limit)
+    assert scripts.fetch().gated is (limit is not None)
+
+
+def test_a_paused_queue_can_be_blocked_on(scripts: Scripts) -> None:
+    scripts.commands.pause(QUEUE)
+    scripts.fetch()
+    (reply,) = scripts.client.xreadgroup("workers", "c1", {scripts.keys.wake: ">"})
+    assert len(reply[1]) == 1
+
+
+def test_a_key_of_another_kind_is_an_error_and_not_an_empty_queue(scripts: Scripts) -> None:
+    scripts.client.set(scripts.keys.ready[0], "no stream")
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        scripts.take()
+
+
+def test_signals_that_somebody_else_reads_stay(scripts: Scripts) -> None:
+    scripts.fetch(0)
+    scripts.commands.pause(QUEUE)
+    scripts.commands.resume(QUEUE)
+    ((_, ((signal, _),)),) = scripts.client.xreadgroup(
+        "workers", "c1", {scripts.keys.wake: ">"}, count=1
+    )
+    scripts.fetch(signals=[signal])
+    assert scripts.signals() == 1

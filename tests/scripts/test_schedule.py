@@ -94,8 +94,22 @@ def test_a_time_without_a_message_is_forgotten(scripts: Scripts) -> None:
     assert scripts.client.exists(scripts.keys.scheduled, scripts.keys.dead) == 0
 
 
+LEVEL_ALONE = pack(["level", "1"])
+NEGATIVE = pack([*fields_of("m"), "level", "-1"])
+
+
 @pytest.mark.parametrize(
-    "written", [b"\xc1", b"\x81\xa1a\xa1b", b"\x90", b"\x91\xa2id", b"\x92\xa2id\x90", b"\xc0"]
+    "written",
+    [
+        b"\xc1",
+        b"\x81\xa1a\xa1b",
+        b"\x90",
+        b"\x91\xa2id",
+        b"\x92\xa2id\x90",
+        b"\xc0",
+        LEVEL_ALONE,
+        NEGATIVE,
+    ],
 )
 def test_what_cannot_be_unpacked_is_buried_raw_and_the_next_one_promoted(
     scripts: Scripts, written: bytes
@@ -105,9 +119,50 @@ def test_what_cannot_be_unpacked_is_buried_raw_and_the_next_one_promoted(
     scripts.schedule("right", delay_ms=0)
     (handed,) = scripts.take()
     assert handed.fields[1] == b"right"
-    (packed,) = scripts.client.hvals(scripts.keys.dead_messages)
-    parts = unpack(packed)
-    assert parts[:2] == [b"reason", b"undecodable"]
-    assert parts[-2:] == [b"packed", written]
-    assert scripts.client.zrange(scripts.keys.dead, 0, -1) == [b"wrong"]
+    assert scripts.letters() == [b"wrong"]
+    evidence, fields = scripts.letter("wrong")
+    assert (evidence[b"reason"], evidence[b"deliveries"]) == (b"undecodable", b"0")
+    assert evidence[b"level"] == b"0"
+    assert fields == [b"packed", written]
     assert scripts.client.exists(scripts.keys.scheduled, scripts.keys.scheduled_messages) == 0
+
+
+def test_a_scheduled_message_holds_its_deduplication_key(scripts: Scripts) -> None:
+    assert scripts.schedule(scripts.new("a", key="k"), scripts.new("b", key="k")) == ["a", "a"]
+    assert scripts.client.zrange(scripts.keys.scheduled, 0, -1) == [b"a"]
+    assert scripts.client.hkeys(scripts.keys.scheduled_messages) == [b"a"]
+    assert scripts.record("a") == {b"token": b"token-1", b"dedup": b"k"}
+    assert scripts.dedup() == {b"k": b"a"}
+    assert scripts.client.ttl(scripts.keys.job_prefix + "a") == -1
+
+
+def test_a_finished_message_may_be_scheduled_again_and_a_successor_of_a_live_one(
+    scripts: Scripts,
+) -> None:
+    scripts.bury("finished")
+    scripts.enqueue("live")
+    sent = [scripts.new("finished"), scripts.new("live", successor=True)]
+    assert scripts.schedule(*sent, token="t") == ["finished", "live"]
+    assert set(scripts.client.hkeys(scripts.keys.scheduled_messages)) == {b"finished", b"live"}
+    assert scripts.record("finished") == {b"token": b"t"}
+    assert scripts.record("live") == {b"token": b"t"}
+
+
+def test_a_repeat_wakes_nobody(scripts: Scripts) -> None:
+    scripts.schedule("m", token="t")
+    scripts.schedule("m", delay_ms=10, token="t")
+    assert scripts.signals() == 1
+
+
+def test_a_time_in_the_past_is_due_at_once(scripts: Scripts) -> None:
+    scripts.schedule("m", delay_ms=-60_000)
+    assert [handed.fields[1] for handed in scripts.take()] == [b"m"]
+
+
+def test_a_promoted_message_is_live_and_holds_its_key(scripts: Scripts) -> None:
+    scripts.schedule(scripts.new("m", key="k"), delay_ms=0, token="t")
+    scripts.take()
+    assert scripts.record("m") == {b"token": b"t", b"dedup": b"k"}
+    assert scripts.schedule("m", token="t") == ["m"]
+    assert scripts.schedule(scripts.new("n", key="k")) == ["m"]
+    assert scripts.client.zcard(scripts.keys.scheduled) == 0

@@ -223,3 +223,68 @@ def test_a_wrong_settlement_refuses_the_whole_batch_and_writes_nothing(
     with pytest.raises(redis.ResponseError, match=f"BADARG outcome {outcome} level {level}"):
         scripts.run("settle", keys, right, bad)
     assert scripts.snapshot() == before
+
+
+def test_the_end_of_a_message_without_an_id_leaves_no_record(scripts: Scripts) -> None:
+    scripts.client.xadd(scripts.keys.ready[0], {"garbage": "1"})
+    scripts.client.xadd(scripts.keys.ready[0], {"garbage": "2"})
+    done, buried = scripts.take()
+    assert scripts.settle(done, Done()) is Settled.OK
+    assert scripts.settle(buried, Bury("undecodable", "", ["garbage", "2"])) is Settled.OK
+    assert scripts.ids() == []
+    assert [key for key in scripts.snapshot() if key.startswith("job:")] == []
+
+
+def test_a_release_takes_one_delivery_off_the_count(scripts: Scripts) -> None:
+    suspect = scripts.hold("m", 4)
+    assert scripts.settle(suspect, Release()) is Settled.OK
+    assert scripts.pending() == [(suspect.lease.entry_id, "~released", 3)]
+    assert scripts.signals() == 2, "one for the entry, one since another suspect may be taken"
+
+
+def test_a_release_made_twice_is_stale_the_second_time(scripts: Scripts, handed: Handed) -> None:
+    scripts.settle(handed, Release())
+    before = scripts.snapshot()
+    assert scripts.settle(handed, Release()) is Settled.STALE
+    assert scripts.snapshot() == before
+
+
+def test_one_delivery_twice_in_a_batch_ends_once(scripts: Scripts, handed: Handed) -> None:
+    twice = [Settlement(handed.lease, "m", "k", Bury("failed", "", fields_of("m")))] * 2
+    assert scripts.commands.settle(QUEUE, twice) == [Settled.OK, Settled.GONE]
+    assert scripts.letters() == [b"m"]
+
+
+def test_every_settlement_of_a_gated_queue_wakes_one(scripts: Scripts) -> None:
+    scripts.enqueue("a", "b")
+    scripts.client.hset(scripts.keys.control, "rate", "100")
+    batch = [Settlement(one.lease, message_id(one), "", Done()) for one in scripts.take()]
+    scripts.commands.settle(QUEUE, batch)
+    assert scripts.signals() == 2
+
+
+def test_a_second_delivery_is_no_suspect(scripts: Scripts) -> None:
+    scripts.settle(scripts.hold("m", 2), Done())
+    assert scripts.signals() == 0
+    scripts.settle(scripts.hold("n", 3), Done())
+    assert scripts.signals() == 1
+
+
+def test_the_end_of_an_entry_deleted_by_hand_frees_its_key(
+    scripts: Scripts, handed: Handed
+) -> None:
+    scripts.client.xdel(scripts.keys.ready[0], handed.lease.entry_id)
+    assert scripts.settle(handed, Done(), key="k") is Settled.OK
+    assert (scripts.pending(), scripts.dedup()) == ([], {})
+
+
+def test_an_entry_whose_group_is_gone_is_stale(scripts: Scripts, handed: Handed) -> None:
+    scripts.client.xgroup_destroy(scripts.keys.ready[0], "workers")
+    before = scripts.snapshot()
+    assert scripts.settle(handed, Done(), key="k") is Settled.STALE
+    assert scripts.snapshot() == before
+
+
+def test_no_settlements_are_nothing(scripts: Scripts) -> None:
+    assert scripts.commands.settle(QUEUE, []) == []
+    assert scripts.snapshot() == {}
