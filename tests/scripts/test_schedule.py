@@ -8,6 +8,14 @@ import redis
 from broker.entry import pack, unpack
 from tests.scripts.conftest import Scripts, fields_of
 
+#: What a message put aside can't be: no array, no fields, half a field, no strings, no level.
+CORRUPT = [
+    *(b"\xc1", b"\xc0", b"\x81\xa1a\xa1b", b"\x90", b"\x91\xa2id", b"\x92\xa2id\x90"),
+    pack([b"level", b"1"]),
+    pack([*fields_of("m"), "level", "-1"]),
+    pack([*fields_of("m"), "level", "high"]),
+]
+
 
 def test_a_message_lies_in_both_places_until_its_time_by_the_servers_clock(
     scripts: Scripts,
@@ -94,23 +102,7 @@ def test_a_time_without_a_message_is_forgotten(scripts: Scripts) -> None:
     assert scripts.client.exists(scripts.keys.scheduled, scripts.keys.dead) == 0
 
 
-LEVEL_ALONE = pack(["level", "1"])
-NEGATIVE = pack([*fields_of("m"), "level", "-1"])
-
-
-@pytest.mark.parametrize(
-    "written",
-    [
-        b"\xc1",
-        b"\x81\xa1a\xa1b",
-        b"\x90",
-        b"\x91\xa2id",
-        b"\x92\xa2id\x90",
-        b"\xc0",
-        LEVEL_ALONE,
-        NEGATIVE,
-    ],
-)
+@pytest.mark.parametrize("written", CORRUPT, ids=repr)
 def test_what_cannot_be_unpacked_is_buried_raw_and_the_next_one_promoted(
     scripts: Scripts, written: bytes
 ) -> None:
