@@ -235,6 +235,20 @@ def test_an_empty_bucket_waits_for_a_token_or_for_what_is_due_before(scripts: Sc
     assert due_in_ms <= 10_000
 
 
+def test_a_bucket_with_tokens_waits_for_nothing(scripts: Scripts) -> None:
+    scripts.commands.limit(QUEUE, QueueLimit(rate=1, per_ms=60_000))
+    assert scripts.fetch().due_in_ms is None
+
+
+def test_a_part_of_a_token_shortens_the_wait(scripts: Scripts) -> None:
+    scripts.commands.limit(QUEUE, QueueLimit(rate=1, per_ms=60_000))
+    bucket = {"tokens": "0.75", "tokens_at": str(scripts.now_ms())}
+    scripts.client.hset(scripts.keys.control, mapping=bucket)
+    due_in_ms = scripts.fetch().due_in_ms
+    assert due_in_ms is not None
+    assert 5_000 < due_in_ms <= 15_000
+
+
 @pytest.mark.parametrize(
     "limit", [QueueLimit(5), QueueLimit(rate=5), None], ids=["concurrency", "rate", "none"]
 )

@@ -90,6 +90,18 @@ def test_a_fetch_promotes_a_bounded_number(scripts: Scripts) -> None:
     assert fetched.due_in_ms == 0
 
 
+@pytest.mark.parametrize("level", range(3))
+def test_a_message_of_another_language_is_promoted_to_the_level_it_names(
+    scripts: Scripts, level: int
+) -> None:
+    scripts.client.zadd(scripts.keys.scheduled, {"m": 1})
+    packed = pack([*fields_of("m"), "level", str(level)])
+    scripts.client.hset(scripts.keys.scheduled_messages, "m", packed)
+    (handed,) = scripts.take()
+    assert handed.lease.level == level
+    assert b"level" not in handed.fields
+
+
 def test_a_level_that_is_gone_becomes_the_highest_there_is(scripts: Scripts) -> None:
     scripts.schedule(scripts.new("m", 9), delay_ms=0)
     (handed,) = scripts.take()
