@@ -40,9 +40,13 @@ def used(run: Run) -> int:
 
 def _bytes_per_job(run: Run, peer: Peer) -> float:
     namespace, jobs = run.namespace(), run.size.jobs
-    run.fill(peer, namespace, jobs)
+    run.fill(peer, namespace, jobs, _small)
     before = used(run)
-    run.fill(peer, namespace, jobs)
+    run.fill(peer, namespace, jobs, _small)
     after = used(run)
     run.clean()
     return (after - before) / jobs
+
+
+def _small(number: int) -> dict[str, str]:
+    return {"type": "email", "to": f"user-{number}@example.org", "subject": "Welcome"}
