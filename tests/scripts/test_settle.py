@@ -159,14 +159,19 @@ def test_an_entry_without_a_trace_is_lost(scripts: Scripts, handed: Handed) -> N
     assert scripts.settle(handed, Done()) is Settled.LOST
 
 
-def test_settlements_of_one_entry_id_on_two_levels_do_not_meet(scripts: Scripts) -> None:
-    for level in (0, 1):
-        fields = {"id": f"m{level}", "actor": "record", "at": "1", "args": "[]"}
-        scripts.client.xadd(scripts.keys.ready[level], fields, id="1-1")
-    high, low = scripts.take()
-    assert scripts.settle(high, Done()) is Settled.OK
-    assert scripts.ids(0) == ["m0"]
+@pytest.mark.parametrize("outcome", OUTCOMES, ids=str)
+def test_settling_one_of_two_entries_of_one_id_leaves_the_other_alone(
+    scripts: Scripts, outcome: Outcome
+) -> None:
+    low, high = scripts.twins()
+    retried = isinstance(outcome, Retry) and outcome.delay_ms == 0
+    assert scripts.settle(high, outcome) is Settled.OK
     assert scripts.pending(0) == [(b"1-1", "c1", 1)]
+    assert scripts.ids(0) == (["m0", "m"] if retried else ["m0"])
+    if isinstance(outcome, Release):
+        assert scripts.pending(1) == [(b"1-1", "~released", 0)]
+    else:
+        assert (scripts.ids(1), scripts.pending(1)) == ([], [])
     assert scripts.settle(low, Done()) is Settled.OK
 
 
