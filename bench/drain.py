@@ -14,7 +14,7 @@ from bench.producer import Task as ProducerTask
 from bench.run import Run
 from bench.worker import Task
 
-BARE = "bare stream"
+BARE = "ceiling: bare stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def drain(run: Run) -> list[Figure]:
         _rate("drain-default-memory", default, rate, stub.jobs_s, STUB.name),
         _rate("drain-none", none, rate_none, stock_none.jobs_s, STOCK.name, 6),
         _rate("drain-none-memory", none, rate_none, stub_none.jobs_s, STUB.name),
-        _rate("drain-none-bare", none, rate_none, median(floor), f"{BARE}, read in batches"),
+        _rate("drain-none-bare", none, rate_none, median(floor), BARE),
         _cpu("cpu-default", "worker's CPU a job, default middleware", ours, stock),
         _cpu("cpu-none", "worker's CPU a job, no middleware", ours_none, stock_none),
     ]

@@ -32,8 +32,8 @@ def enqueue(run: Run) -> list[Figure]:
     return [
         _figure("enqueue", one, ours, stock, STOCK.name, 2),
         _figure("enqueue-many", batch, many, stock, f"{STOCK.name}, one by one", 4),
-        _figure("enqueue-bare", one, ours, xadd, "Redis.xadd alone"),
-        _figure("enqueue-packed", one, ours, packed, "XADD on a connection"),
+        _figure("enqueue-bare", one, ours, xadd, "ceiling: Redis.xadd alone"),
+        _figure("enqueue-packed", one, ours, packed, "ceiling: XADD on a connection"),
     ]
 
 

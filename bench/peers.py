@@ -54,7 +54,7 @@ class Peer(msgspec.Struct, frozen=True):
 HEADRACE = Peer("Headrace", "streams")
 STOCK = Peer("RedisBroker", "redis")
 TUNED = Peer("RedisBroker, prefetch 500", "redis", prefetch=500)
-STUB = Peer("StubBroker, in memory", "stub")
+STUB = Peer("ceiling: StubBroker, in memory", "stub")
 
 
 def declare_noop(broker: AnyBroker) -> Actor[..., None]:

@@ -1,4 +1,4 @@
-"""The floor: what redis-py alone does on one stream, without a job system around it."""
+"""The ceiling: what redis-py alone does on one stream, without a job system around it."""
 
 from __future__ import annotations
 
