@@ -15,6 +15,7 @@ QUICK = settings(
     derandomize=True,
     deadline=None,
     database=None,
+    phases=[Phase.generate],  # no shrinking: the long run does it
     suppress_health_check=list(HealthCheck),
 )
 LONG = settings(
