@@ -8,7 +8,7 @@ from statistics import median
 from bench.figure import Figure, at_least
 from bench.peers import HEADRACE, STOCK, Peer
 from bench.processes import produce
-from bench.producer import Task
+from bench.producer import How, Task
 from bench.run import Run
 
 
@@ -37,13 +37,13 @@ def enqueue(run: Run) -> list[Figure]:
     ]
 
 
-def _task(run: Run, peer: Peer, how: str) -> Task:
+def _task(run: Run, peer: Peer, how: How) -> Task:
     return Task(
         peer=peer,
         url=run.url,
         namespace=run.namespace(),
         jobs=run.size.jobs,
-        how=how,  # type: ignore[arg-type]
+        how=how,
     )
 
 

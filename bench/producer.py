@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -19,14 +19,18 @@ from broker import StreamsBroker
 CALL = 1_000
 
 
+#: The last three go to a bare stream, without any broker.
+How: TypeAlias = Literal["one by one", "many", "xadd", "packed xadd", "read"]
+
+
 class Task(msgspec.Struct, frozen=True, kw_only=True):
-    """What is sent, and how: the last three go to a bare stream, without any broker."""
+    """What is sent, and how."""
 
     peer: Peer
     url: str
     namespace: str
     jobs: int
-    how: Literal["one by one", "many", "xadd", "packed xadd", "read"]
+    how: How
 
 
 def run(task: Task) -> float:

@@ -17,7 +17,7 @@ import dramatiq
 import msgspec
 from dramatiq import Worker
 
-from bench.peers import QUEUE, AnyBroker, Peer, declare_noop
+from bench.peers import QUEUE, AnyBroker, Peer
 
 #: How long a task may take, in seconds.
 PATIENCE_S = 900
@@ -131,12 +131,9 @@ def main() -> None:
     task = msgspec.json.decode(sys.argv[1], type=Task)
     counter = Counter(task.jobs)
     broker = task.peer.build(task.url, task.namespace)
-    if task.fill:
-        fill = declare_noop(broker)
-        for number in range(task.fill):
-            fill.send(number)
-        del broker.actors[fill.actor_name]
     declare(broker, counter)
+    for number in range(task.fill):
+        broker.get_actor("noop").send(number)
     say(Ready())
     if not sys.stdin.readline():
         os._exit(1)
