@@ -17,6 +17,7 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -206,27 +207,33 @@ class EmbeddedValkey:
         with (self.data_dir / ".owner").open("w") as owner, self._log_path.open("ab") as log:
             _own(owner, self.data_dir)
             begin = log.tell()
-            process = subprocess.Popen(
-                [str(self._binary), str(configuration)],
-                cwd=self.data_dir,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # The server inherits the lock on the folder, so the lock lives as long
-                # as the server, also when this process is killed.
-                pass_fds=(owner.fileno(),),
-                start_new_session=True,
-            )
-        self._process = process
+            try:
+                # On a thread of its own, which Ctrl-C does not interrupt: once there is a
+                # server, we know it, and can end it.
+                with ThreadPoolExecutor(max_workers=1) as spawner:
+                    spawner.submit(self._spawn, configuration, owner, log).result()
+                _wait_until_it_answers(self._running(), port)
+            except EmbeddedServerFailed as failure:
+                self.kill()
+                raise EmbeddedServerFailed(f"{failure}: {self._log_since(begin)}") from None
+            except BaseException:  # Ctrl-C while it starts: nobody else would end it
+                self.kill()
+                raise
+
+    def _spawn(self, configuration: Path, owner: IO[str], log: IO[bytes]) -> None:
+        process = subprocess.Popen(
+            [str(self._binary), str(configuration)],
+            cwd=self.data_dir,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            # The server inherits the lock on the folder, so the lock lives as long
+            # as the server, also when this process is killed.
+            pass_fds=(owner.fileno(),),
+            start_new_session=True,
+        )
         self._end_with_us = weakref.finalize(self, _kill, process)
-        try:
-            _wait_until_it_answers(process, port)
-        except EmbeddedServerFailed as failure:
-            self.kill()
-            raise EmbeddedServerFailed(f"{failure}: {self._log_since(begin)}") from None
-        except BaseException:  # Ctrl-C while it starts: nobody holds it yet
-            self.kill()
-            raise
+        self._process = process
 
     def _log_since(self, position: int) -> str:
         with self._log_path.open("rb") as log:

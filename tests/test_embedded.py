@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import gc
 import os
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -215,4 +217,22 @@ def test_an_interrupt_while_it_starts_leaves_no_server(
     server = EmbeddedValkey(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         server.start()
+    assert not _runs(spawned[0])
+
+
+def test_an_interrupt_at_the_moment_of_the_spawn_leaves_no_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawned: list[int] = []
+    spawn = subprocess.Popen
+
+    def interrupted(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        process = spawn(*arguments, **options)
+        spawned.append(process.pid)
+        _thread.interrupt_main()  # as Ctrl-C does: nobody holds the process yet
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        EmbeddedValkey(tmp_path).start()
     assert not _runs(spawned[0])

@@ -74,11 +74,7 @@ class Run:
         self._wait("a job that kills its worker", lambda: self._ended(last))
         # While Dramatiq's main process ends because a worker was killed, a request to stop
         # is the workers' second one: they would die of it.
-        killers = [job.id for job in work.killers]
-        self._wait(
-            "the last restart",
-            lambda: self._workers.died_at_ms >= max(self.evidence.history.kills(killers).values()),
-        )
+        self._wait("the last restart", self._restarted)
 
     def gather(self) -> Evidence:
         """Everything that is there, once the workers have stopped."""
@@ -118,6 +114,11 @@ class Run:
     def _ended(self, jobs: Iterable[Job]) -> bool:
         history = self.evidence.history
         return all(job.id in self._dead or history.done(job.id) for job in jobs)
+
+    def _restarted(self) -> bool:
+        """Whether the workers ended after the last killer's run; so did they if none ran."""
+        kills = self.evidence.history.kills(job.id for job in self._workload.killers)
+        return self._workers.died_at_ms >= max(kills.values(), default=0)
 
     def _wait(self, step: str, holds: Callable[[], bool]) -> None:
         while time.monotonic() < self._deadline_s:
