@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from dramatiq import Message
@@ -16,11 +17,12 @@ from actors.maintenance import run_maintenance
 from actors.notifications import send_notification
 from actors.payloads import FileJob, MaintenanceJob, Notification
 from actors.scheduler import schedule_job
-from broker import StreamsBroker
+from broker import QueueLimit, StreamsBroker
 from broker.embedded import EmbeddedValkey
 from tests.actors.servers import Answer, MailServer, PushGateway
+from tests.applications import Effects
 from tests.processes import ROOT, CommandLine, Launcher
-from tests.waiting import eventually
+from tests.waiting import QUIET_S, eventually
 
 NOTIFICATIONS = "notification-queue"
 FILES = "file-processing-queue"
@@ -37,6 +39,24 @@ class Report(Payload, frozen=True, kw_only=True):
 def make_report(report: Report) -> None:
     Path(report.path).write_text("made")
 """
+HOLD = """
+import os, dramatiq, redis
+from actors.app import broker, settings
+
+own = redis.Redis.from_url(settings.redis_url, socket_timeout=None)
+
+def note(event, label):
+    fields = dict(event=event, id="", label=label, pid=os.getpid())
+    own.xadd(broker.namespace + ":effects", fields)
+
+def hold(label):
+    note("started", label)
+    own.blpop([broker.namespace + ":permission:" + label])
+    note("done", label)
+
+for queue in ("bounded", "metered"):
+    dramatiq.actor(hold, actor_name="hold_" + queue, queue_name=queue)
+"""
 SETTINGS = """
 [queues.notifications]
 attempts = 3
@@ -44,9 +64,18 @@ backoff = { type = "fixed", delay = 50 }
 [queues.file_processing]
 attempts = 2
 backoff = { type = "fixed", delay = 50 }
+[queues.bounded]
+concurrency = 2
+global_concurrency = 3
+[queues.metered]
+rate = { limit = 3, per = 600_000 }
 """
 
-Start = Callable[[str], CommandLine]
+
+class Start(Protocol):
+    """What the fixture `start` is."""
+
+    def __call__(self, source: str = "import actors\n", processes: int = 1) -> CommandLine: ...
 
 
 @pytest.fixture
@@ -70,10 +99,10 @@ def start(
     settings = tmp_path / "settings.toml"
     settings.write_text(SETTINGS)
 
-    def run(source: str = "import actors\n") -> CommandLine:
+    def run(source: str = "import actors\n", processes: int = 1) -> CommandLine:
         process = launch(
             source,
-            processes=1,
+            processes=processes,
             threads=4,
             environment={
                 "REDIS_URL": valkey_server.url,
@@ -255,6 +284,66 @@ def test_a_job_type_of_ones_own_is_one_file(
     )
     settled(application_broker, "reports")
     assert made.read_text() == "made"
+
+
+@pytest.fixture
+def effects(valkey_server: EmbeddedValkey, namespace: str) -> Iterator[Effects]:
+    made = Effects(valkey_server.url, namespace)
+    yield made
+    made.close()
+
+
+def hold(broker: StreamsBroker, queue: str, count: int) -> None:
+    broker.declare_queue(queue)
+    for number in range(count):
+        broker.enqueue(
+            Message(
+                queue_name=queue,
+                actor_name=f"hold_{queue}",
+                args=(f"{queue}-{number}",),
+                kwargs={},
+                options={},
+            )
+        )
+
+
+def nothing_starts(effects: Effects) -> bool:
+    try:
+        effects.next("started", timeout_s=QUIET_S)
+    except AssertionError:
+        return True
+    return False
+
+
+def test_a_global_concurrency_in_the_settings_holds_over_two_worker_processes(
+    start: Start, application_broker: StreamsBroker, effects: Effects
+) -> None:
+    start(HOLD, processes=2)
+    hold(application_broker, "bounded", 8)
+    # Two at most in one process: the third can only be in the other.
+    assert len({effect.pid for effect in effects.take(3, "started")}) == 2
+    assert nothing_starts(effects), "a fourth job runs"
+    for number in range(8):
+        effects.permit(f"bounded-{number}")
+    settled(application_broker, "bounded")
+    running, most = 0, 0
+    for effect in effects.catch_up():
+        running += 1 if effect.event == "started" else -1
+        most = max(most, running)
+    assert (len(effects.all), running, most) == (16, 0, 3)
+
+
+def test_a_rate_in_the_settings_bounds_the_starts_over_two_worker_processes(
+    start: Start, application_broker: StreamsBroker, effects: Effects
+) -> None:
+    for number in range(8):
+        effects.permit(f"metered-{number}")
+    start(HOLD, processes=2)
+    hold(application_broker, "metered", 8)
+    effects.take(3, "done")
+    assert nothing_starts(effects), "a fourth job started in the period"
+    application_broker.inspector.limit("metered", QueueLimit())
+    effects.take(5, "done")
 
 
 def test_a_wrong_setting_stops_the_worker_with_one_clear_line(launch: Launcher) -> None:

@@ -14,7 +14,7 @@ from dramatiq.middleware import CurrentMessage, Middleware, MiddlewareError
 from broker import QueueLimit, StreamsBroker
 from broker.commands import Commands, Fetched
 from broker.embedded import EmbeddedValkey
-from tests.conftest import NewBroker, StartWorker
+from tests.conftest import NewBroker, NewServer, StartWorker
 from tests.contract.recording import Seen
 from tests.waiting import PATIENCE_S, QUIET_S, eventually, wait_for
 
@@ -225,6 +225,35 @@ def test_a_rate_bounds_the_starts_of_a_period_over_all_workers(
     assert seen.nothing_more()
     streams.inspector.limit("work", QueueLimit())
     assert len(seen.take(5)) == 5
+
+
+def test_what_an_operator_set_outlives_workers_whose_settings_say_nothing_of_the_queue(
+    server: EmbeddedValkey, new_broker: NewBroker, start_worker: StartWorker
+) -> None:
+    streams = limited(new_broker, server, QueueLimit(1))
+    seen = Seen()
+    actor = dramatiq.actor(queue_name="other", broker=streams, actor_name="record")(seen.add)
+    streams.inspector.limit("other", QueueLimit(rate=2, per_ms=600_000))
+    start_worker(streams)
+    for n in range(3):
+        actor.send(n)
+    assert seen.take(2) == [0, 1]
+    assert seen.nothing_more()
+
+
+def test_a_server_that_is_away_when_the_worker_boots_gets_the_limits_later(
+    own_server: NewServer, new_broker: NewBroker, start_worker: StartWorker
+) -> None:
+    server = own_server()
+    streams = limited(new_broker, server, QueueLimit(rate=2, per_ms=600_000))
+    seen = Seen()
+    actor = dramatiq.actor(queue_name="work", broker=streams, actor_name="record")(seen.add)
+    server.stop()
+    start_worker(streams)
+    server.start()
+    streams.enqueue_many([actor.message(n) for n in range(5)])
+    seen.take(2)
+    assert seen.nothing_more()
 
 
 def test_a_paused_queue_hands_nothing_over_until_it_is_resumed(
