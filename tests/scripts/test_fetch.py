@@ -183,6 +183,15 @@ def test_a_new_entry_of_a_higher_level_comes_before_a_released_one(scripts: Scri
     assert names(scripts.take()) == ["high", "released", "low"]
 
 
+def test_innocent_entries_use_up_no_place_of_a_suspect(scripts: Scripts) -> None:
+    scripts.enqueue("innocent", "s1", "s2")
+    innocent, *suspects = scripts.take()
+    scripts.release(innocent, 1)
+    for handed in suspects:
+        scripts.release(handed, 2)
+    assert names(scripts.take(suspects=1)) == ["innocent", "s1"]
+
+
 def test_suspects_count_over_all_levels(scripts: Scripts) -> None:
     scripts.enqueue(*(scripts.new(f"s{level}", level) for level in range(3)))
     for handed in scripts.take():

@@ -42,3 +42,8 @@ def test_every_level_is_reaped_by_itself(scripts: Scripts) -> None:
     assert scripts.commands.reap(QUEUE, 0) == 5
     left = [consumers(scripts, stream) for stream in scripts.keys.ready]
     assert left == [set(), {b"holder"}, set()]
+
+
+def test_a_queue_nobody_used_has_nobody_to_forget(scripts: Scripts) -> None:
+    assert scripts.commands.reap(QUEUE, 0) == 0
+    assert scripts.snapshot() == {}

@@ -58,6 +58,13 @@ def test_redriving_into_a_gated_queue_wakes_consumers(scripts: Scripts) -> None:
     assert scripts.signals() == 2
 
 
+def test_a_single_letter_wakes_one(scripts: Scripts) -> None:
+    scripts.bury("m")
+    scripts.client.hset(scripts.keys.control, "paused", "1")
+    scripts.commands.redrive(QUEUE, [letter("m"), letter("never there")])
+    assert scripts.signals() == 1
+
+
 def test_a_letter_for_a_level_that_is_gone_goes_to_the_highest(scripts: Scripts) -> None:
     scripts.bury("m")
     assert scripts.commands.redrive(QUEUE, [letter("m", 9)]) == 1
