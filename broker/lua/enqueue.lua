@@ -11,6 +11,7 @@
 -- Errors  BADARG no such stream; nothing written
 -- Cost    O(1) a message
 --@include wake
+--@include record
 --@include admit
 local token, job_prefix = ARGV[1], KEYS[4]
 local messages = {}

@@ -67,7 +67,7 @@ end
 if level > #KEYS - 6 then
   level = -1
 end
-if released > 0 then
+if released + buried > 0 then  -- what is buried leaves room under a global concurrency
   signal_all(KEYS[3])  -- one signal could go to a reader that has just died as well
 end
 return { level, cursor, released, buried }

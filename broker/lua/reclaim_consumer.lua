@@ -29,7 +29,7 @@ if entries.err then
 end
 local keys = { dead = KEYS[1], dead_messages = KEYS[2], dedup = KEYS[4], job_prefix = KEYS[5], ready = ready }
 local released, buried = hand_back(keys, entries, tonumber(ARGV[2]), ARGV[4])
-if released > 0 then
+if released + buried > 0 then  -- what is buried leaves room under a global concurrency
   signal_all(KEYS[3])  -- one signal could go to a reader that has just died as well
 end
 return { released, buried }

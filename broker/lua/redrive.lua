@@ -28,10 +28,16 @@ for _, letter in ipairs(letters) do
     redis.call("ZREM", KEYS[1], letter[1])
     if letter[2] ~= "" then
       local record = job_prefix .. letter[2]
-      redis.call("DEL", record)
-      redis.call("HSET", record, "token", "redrive")
+      local prior = redis.call("HMGET", record, "token", "state", "dedup")
+      local live = prior[1] and not prior[2]
+      if live then  -- sent again since it died: two copies of it run
+        redis.call("HINCRBY", record, "others", 1)
+      else
+        redis.call("DEL", record)
+        redis.call("HSET", record, "token", "redrive")
+      end
       -- A younger message that holds the key keeps it: both run, as the operator asked.
-      if letter[4] ~= "" and redis.call("HSETNX", KEYS[5], letter[4], letter[2]) == 1 then
+      if letter[4] ~= "" and not (live and prior[3]) and redis.call("HSETNX", KEYS[5], letter[4], letter[2]) == 1 then
         redis.call("HSET", record, "dedup", letter[4])
       end
     end

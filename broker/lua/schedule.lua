@@ -13,6 +13,7 @@
 -- Cost    O(log N) a message, N scheduled
 --@include clock
 --@include wake
+--@include record
 --@include admit
 local token, delay, job_prefix = ARGV[1], tonumber(ARGV[2]), KEYS[5]
 if not delay then
@@ -28,7 +29,9 @@ for i = 3, #ARGV do
   known[#known + 1] = id
   if new then
     redis.call("HSET", KEYS[2], id, message[4])
-    redis.call("ZADD", KEYS[1], due, id)
+    if redis.call("ZADD", KEYS[1], due, id) == 0 then  -- a successor takes the other copy's place
+      drop_copy(job_prefix .. id, redis.call("HGET", job_prefix .. id, "others"))
+    end
     added = added + 1
   end
 end

@@ -37,9 +37,8 @@ local outcomes = {}
 
 function outcomes.done(s)
   if s[6] ~= "" then
-    finish(job_prefix .. s[6], "completed")
+    finish(KEYS[7], job_prefix .. s[6], s[6], "completed")
   end
-  release_deduplication(KEYS[7], s[7], s[6])
   remove(s)
 end
 
@@ -48,7 +47,9 @@ function outcomes.retry(s)
   if delay > 0 then
     local head = redis.call("ZRANGE", KEYS[1], 0, 0, "WITHSCORES")
     redis.call("HSET", KEYS[2], s[6], s[10])
-    redis.call("ZADD", KEYS[1], now + delay, s[6])
+    if redis.call("ZADD", KEYS[1], now + delay, s[6]) == 0 then  -- in place of a scheduled successor
+      drop_copy(job_prefix .. s[6], redis.call("HGET", job_prefix .. s[6], "others"))
+    end
     if not head[2] or now + delay < tonumber(head[2]) then
       signals = signals + 1
     end
@@ -69,9 +70,8 @@ function outcomes.bury(s)
   local evidence = { reason = s[8], error = s[9], deliveries = s[4], level = s[2], dedup = s[7] }
   bury(KEYS[3], KEYS[4], id, s[3], now, evidence, s[10])
   if s[6] ~= "" then
-    finish(job_prefix .. s[6], "dead")
+    finish(KEYS[7], job_prefix .. s[6], s[6], "dead")
   end
-  release_deduplication(KEYS[7], s[7], s[6])
   remove(s)
 end
 

@@ -55,7 +55,7 @@ def test_a_successor_of_a_live_message_is_enqueued(scripts: Scripts) -> None:
     scripts.enqueue("a", token="t1")
     scripts.enqueue(scripts.new("a", successor=True), token="t2")
     assert scripts.ids() == ["a", "a"]
-    assert scripts.record("a") == {b"token": b"t2"}
+    assert scripts.record("a") == {b"token": b"t2", b"others": b"1"}
 
 
 def test_a_finished_message_may_be_enqueued_again(scripts: Scripts) -> None:
@@ -96,7 +96,7 @@ def test_a_successor_keeps_the_key_that_its_own_id_holds(scripts: Scripts) -> No
     scripts.enqueue(scripts.new("a", key="k"))
     scripts.enqueue(scripts.new("a", 1, key="k", successor=True), token="t2")
     assert scripts.ids(1) == ["a"]
-    assert scripts.record("a") == {b"token": b"t2", b"dedup": b"k"}
+    assert scripts.record("a") == {b"token": b"t2", b"dedup": b"k", b"others": b"1"}
     assert scripts.dedup() == {b"k": b"a"}
 
 

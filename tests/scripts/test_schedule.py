@@ -149,7 +149,7 @@ def test_a_finished_message_may_be_scheduled_again_and_a_successor_of_a_live_one
     assert scripts.schedule(*sent, token="t") == ["finished", "live"]
     assert set(scripts.client.hkeys(scripts.keys.scheduled_messages)) == {b"finished", b"live"}
     assert scripts.record("finished") == {b"token": b"t"}
-    assert scripts.record("live") == {b"token": b"t"}
+    assert scripts.record("live") == {b"token": b"t", b"others": b"1"}
 
 
 def test_a_repeat_wakes_nobody(scripts: Scripts) -> None:

@@ -1,5 +1,5 @@
 -- Give entries whose delivery ended unsettled to ~released, or bury those that were delivered too often.
--- Needs now_ms, bury, finish, release_deduplication and field. Returns the numbers released and buried.
+-- Needs now_ms, bury, finish and field. Returns the numbers released and buried.
 local function hand_back(keys, entries, max_deliveries, level)
   local released, buried = 0, 0
   for _, entry in ipairs(entries) do
@@ -18,8 +18,7 @@ local function hand_back(keys, entries, max_deliveries, level)
       }
       bury(keys.dead, keys.dead_messages, message or (level .. ":" .. id), id, now_ms(), evidence, found[2])
       if message then
-        release_deduplication(keys.dedup, evidence.dedup, message)
-        finish(job_prefix .. message, "dead")
+        finish(keys.dedup, job_prefix .. message, message, "dead")
       end
       redis.call("XACK", keys.ready, "workers", id)
       redis.call("XDEL", keys.ready, id)
