@@ -108,22 +108,16 @@ def test_an_orphan_behind_many_healthy_deliveries_is_found(scripts: Scripts) -> 
 
 def test_a_queue_nobody_used_has_nothing_to_reclaim(scripts: Scripts) -> None:
     assert reclaim(scripts) == (0, 0)
-    assert scripts.commands.reclaim_consumer(QUEUE, 0, "c1", MAX, 10) == (0, 0)
-    assert scripts.commands.reap(QUEUE, 0) == 0
     assert scripts.snapshot() == {}
 
 
-@pytest.mark.parametrize("how", ["expired", "vanished"])
-def test_what_is_reclaimed_wakes_every_consumer(scripts: Scripts, how: str) -> None:
+def test_what_is_reclaimed_wakes_every_consumer(scripts: Scripts) -> None:
     scripts.enqueue("m")
     (handed,) = scripts.take()
     for n in range(5):
         scripts.client.xgroup_createconsumer(scripts.keys.wake, GROUP, f"c{n}")
-    if how == "expired":
-        scripts.age(handed)
-        reclaim(scripts)
-    else:
-        scripts.commands.reclaim_consumer(QUEUE, 0, "c1", MAX, 10)
+    scripts.age(handed)
+    reclaim(scripts)
     assert scripts.signals() == 6, "one of them may have died, and would take the only one along"
 
 
@@ -131,8 +125,6 @@ def test_a_key_of_another_kind_is_an_error_and_not_an_empty_queue(scripts: Scrip
     scripts.client.set(scripts.keys.ready[1], "no stream")
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
         reclaim(scripts)
-    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
-        scripts.commands.reclaim_consumer(QUEUE, 1, "c1", MAX, 10)
 
 
 def test_the_last_delivery_but_one_is_released(scripts: Scripts) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from tests.scripts.conftest import QUEUE, Scripts
+import pytest
+import redis
+
+from tests.scripts.conftest import GROUP, QUEUE, Scripts
 
 MAX = 5
 
@@ -59,3 +62,24 @@ def test_an_entry_deleted_while_pending_is_dropped_from_the_group(scripts: Scrip
     scripts.client.xdel(scripts.keys.ready[0], handed.lease.entry_id)
     assert scripts.commands.reclaim_consumer(QUEUE, 0, "c1", MAX, 10) == (0, 0)
     assert (scripts.pending(), scripts.letters()) == ([], [])
+
+
+def test_what_is_taken_wakes_every_consumer(scripts: Scripts) -> None:
+    scripts.hold("m", 1)
+    for n in range(5):
+        scripts.client.xgroup_createconsumer(scripts.keys.wake, GROUP, f"c{n}")
+    scripts.commands.reclaim_consumer(QUEUE, 0, "c1", MAX, 10)
+    assert scripts.signals() == 6, "one of them may have died, and would take the only one along"
+
+
+def test_nothing_is_taken_where_there_is_no_group(scripts: Scripts) -> None:
+    assert scripts.commands.reclaim_consumer(QUEUE, 0, "c1", MAX, 10) == (0, 0)
+    assert scripts.snapshot() == {}
+    scripts.enqueue("m")
+    assert scripts.commands.reclaim_consumer(QUEUE, 0, "c1", MAX, 10) == (0, 0)
+
+
+def test_a_key_of_another_kind_is_an_error_and_not_an_empty_queue(scripts: Scripts) -> None:
+    scripts.client.set(scripts.keys.ready[1], "no stream")
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        scripts.commands.reclaim_consumer(QUEUE, 1, "c1", MAX, 10)
