@@ -186,7 +186,7 @@ class Commands:
         k = self.keys(queue)
         keys = (
             *(k.scheduled, k.scheduled_messages, k.control, k.wake),
-            *(k.dead, k.dead_messages, *k.ready),
+            *(k.dead, k.dead_messages, k.dedup, k.job_prefix, *k.ready),
         )
         now, due, gated, rows = self._run(
             "fetch", keys, consumer, count, int(lowest_first), suspects, *signals

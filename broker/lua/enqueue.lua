@@ -8,17 +8,22 @@
 -- ARGV[1] token       str     names this attempt: a repeat with the same token changes nothing
 -- ARGV[2..] message   msgpack [id, stream from 0, deduplication key or "", successor, [field, value, ...]]
 -- Returns for each message the id it is known by: its own, or the holder of its deduplication key
--- Errors  BADARG no such stream; nothing written
+-- Errors  BADARG no such stream, or fields that are no pairs; nothing written
 -- Cost    O(1) a message
 --@include wake
 --@include record
 --@include admit
+local MOST_PARTS = 7000  -- of an entry: unpack takes no more
 local token, job_prefix = ARGV[1], KEYS[4]
 local messages = {}
 for i = 2, #ARGV do
   local message = cmsgpack.unpack(ARGV[i])
   if not KEYS[5 + message[2]] then
     return redis.error_reply("BADARG stream " .. tostring(message[2]))
+  end
+  local parts = #message[5]
+  if parts == 0 or parts % 2 == 1 or parts > MOST_PARTS then
+    return redis.error_reply("BADARG fields " .. parts)
   end
   messages[i - 1] = message
 end

@@ -6,7 +6,9 @@
 -- KEYS[4] wake       STREAM  signals; the group is made here
 -- KEYS[5] dead       ZSET    id -> time of death, unix ms; for what can't be promoted
 -- KEYS[6] dead messages HASH id -> evidence and message, packed
--- KEYS[7..] ready    STREAM  one a level, lowest first; the groups are made here
+-- KEYS[7] dedup      HASH    deduplication key -> message id
+-- KEYS[8] job prefix prefix of the records, completed with the message id
+-- KEYS[9..] ready    STREAM  one a level, lowest first; the groups are made here
 -- ARGV[1] consumer   str
 -- ARGV[2] count      int     the most deliveries to hand over
 -- ARGV[3] lowest     0|1     serve the lowest level first, so that nothing starves
@@ -16,13 +18,16 @@
 -- Errors  none of its own
 -- Cost    O(levels + count + promoted log N), at most 200 promoted a call
 --@include clock
+--@include record
 --@include bury
 local PROMOTED_PER_CALL = 200
 local SUSPECT_FROM = 3  -- the delivery count from which an entry may be what kills workers
-local SCANNED_RELEASED = 64
-local FIRST = 7  -- the lowest level's key
+local RELEASED_PAGE, RELEASED_PAGES = 64, 16  -- looked at for one that may be handed over
+local MOST_PARTS = 7000  -- of an entry: unpack takes no more
+local FIRST = 9  -- the lowest level's key
 
 local now = now_ms()
+local job_prefix = KEYS[8]
 local consumer, count, suspects = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4])
 local deliveries = {}
 
@@ -61,7 +66,7 @@ end
 -- One message that somebody else wrote wrongly must not hold up all later ones.
 local function unpack_entry(packed)
   local ok, fields = pcall(cmsgpack.unpack, packed)
-  if not ok or type(fields) ~= "table" or #fields == 0 or #fields % 2 == 1 then
+  if not ok or type(fields) ~= "table" or #fields == 0 or #fields % 2 == 1 or #fields > MOST_PARTS then
     return false
   end
   for _, part in ipairs(fields) do
@@ -74,20 +79,26 @@ local function unpack_entry(packed)
   end
   local level = tonumber(fields[#fields])
   fields[#fields], fields[#fields - 1] = nil, nil
-  return #fields > 0 and level and level >= 0 and fields, level
+  return #fields > 0 and level and level >= 0 and level % 1 == 0 and fields, level
 end
 
 -- Promote. The order of the due times is kept.
 for _, id in ipairs(redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", now, "LIMIT", 0, PROMOTED_PER_CALL)) do
   local packed = redis.call("HGET", KEYS[2], id)
+  local fields, level = false, 0
   if packed then
-    local fields, level = unpack_entry(packed)
-    if fields then
-      redis.call("XADD", KEYS[FIRST + math.min(level, #KEYS - FIRST)], "*", unpack(fields))
-    else
-      local evidence = { reason = "undecodable", error = "no packed entry", deliveries = 0, level = 0, dedup = "" }
+    fields, level = unpack_entry(packed)
+  end
+  if fields then
+    redis.call("XADD", KEYS[FIRST + math.min(level, #KEYS - FIRST)], "*", unpack(fields))
+  else
+    local record = job_prefix .. id
+    if packed then
+      local dedup = redis.call("HGET", record, "dedup") or ""
+      local evidence = { reason = "undecodable", error = "no packed entry", deliveries = 0, level = 0, dedup = dedup }
       bury(KEYS[5], KEYS[6], id, "scheduled", now, evidence, { "packed", packed })
     end
+    finish(KEYS[7], record, id, "dead")
   end
   redis.call("ZREM", KEYS[1], id)
   redis.call("HDEL", KEYS[2], id)
@@ -119,22 +130,29 @@ if rate then
 end
 
 local function hand_over_released(level, key)
-  local pending = with_group(key, "XPENDING", key, "workers", "-", "+", count - #deliveries + SCANNED_RELEASED, "~released")
-  for _, entry in ipairs(pending) do
-    if #deliveries >= count then
-      return
-    end
-    local delivery = entry[4] + 1
-    local suspect = delivery >= SUSPECT_FROM
-    if not suspect or suspects > 0 then
-      local claimed = redis.call("XCLAIM", key, "workers", consumer, 0, entry[1])
-      if claimed[1] and claimed[1][2] then
-        deliveries[#deliveries + 1] = { level, entry[1], delivery, claimed[1][2] }
-        if suspect then
-          suspects = suspects - 1
+  local from, page = "-", count - #deliveries + RELEASED_PAGE
+  for _ = 1, RELEASED_PAGES do
+    local pending = with_group(key, "XPENDING", key, "workers", from, "+", page, "~released")
+    for _, entry in ipairs(pending) do
+      if #deliveries >= count then
+        return
+      end
+      local delivery = entry[4] + 1
+      local suspect = delivery >= SUSPECT_FROM
+      if not suspect or suspects > 0 then
+        local claimed = redis.call("XCLAIM", key, "workers", consumer, 0, entry[1])
+        if claimed[1] and claimed[1][2] then
+          deliveries[#deliveries + 1] = { level, entry[1], delivery, claimed[1][2] }
+          if suspect then
+            suspects = suspects - 1
+          end
         end
       end
     end
+    if #pending < page then
+      return
+    end
+    from = "(" .. pending[#pending][1]
   end
 end
 

@@ -5,7 +5,7 @@
 -- ARGV[1] concurrency  int     the most entries in flight over all workers; "" lifts it
 -- ARGV[2] rate         int     jobs a period; "" lifts it
 -- ARGV[3] period       int     ms
--- Returns 1 if something changed; what is set already keeps its bucket
+-- Returns 1 if something changed; a rate that stays keeps its bucket
 -- Errors  none of its own
 -- Cost    O(C), C consumers
 --@include wake
@@ -14,7 +14,10 @@ local period = ARGV[2] ~= "" and ARGV[3] or ""
 if (before[1] or "") == ARGV[1] and (before[2] or "") == ARGV[2] and (before[3] or "") == period then
   return 0
 end
-redis.call("HDEL", KEYS[1], "global_concurrency", "rate", "rate_period", "tokens", "tokens_at")
+redis.call("HDEL", KEYS[1], "global_concurrency", "rate", "rate_period")
+if (before[2] or "") ~= ARGV[2] or (before[3] or "") ~= period then
+  redis.call("HDEL", KEYS[1], "tokens", "tokens_at")
+end
 if ARGV[1] ~= "" then
   redis.call("HSET", KEYS[1], "global_concurrency", ARGV[1])
 end

@@ -16,17 +16,20 @@
 --@include record
 --@include admit
 local token, delay, job_prefix = ARGV[1], tonumber(ARGV[2]), KEYS[5]
-if not delay then
+if not delay or not (delay > -(2 ^ 53) and delay < 2 ^ 53) then
   return redis.error_reply("BADARG delay")
+end
+local messages = {}
+for i = 3, #ARGV do
+  messages[i - 2] = cmsgpack.unpack(ARGV[i])
 end
 local due = now_ms() + delay
 local head = redis.call("ZRANGE", KEYS[1], 0, 0, "WITHSCORES")
 
 local known, added = {}, 0
-for i = 3, #ARGV do
-  local message = cmsgpack.unpack(ARGV[i])
+for i, message in ipairs(messages) do
   local id, new = admit(job_prefix, KEYS[4], token, message[1], message[2], message[3])
-  known[#known + 1] = id
+  known[i] = id
   if new then
     redis.call("HSET", KEYS[2], id, message[4])
     if redis.call("ZADD", KEYS[1], due, id) == 0 then  -- a successor takes the other copy's place

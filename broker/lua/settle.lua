@@ -43,6 +43,7 @@ function outcomes.done(s)
 end
 
 function outcomes.retry(s)
+  redis.call("HSETNX", job_prefix .. s[6], "token", "")  -- another language's message has none yet
   local delay = s[8]
   if delay > 0 then
     local head = redis.call("ZRANGE", KEYS[1], 0, 0, "WITHSCORES")
@@ -78,7 +79,7 @@ end
 local settlements = {}
 for i = 1, #ARGV do
   local s = cmsgpack.unpack(ARGV[i])
-  if not outcomes[s[1]] or not KEYS[9 + s[2]] then
+  if not outcomes[s[1]] or not KEYS[9 + s[2]] or (s[1] == "retry" and not KEYS[9 + s[11]]) then
     return redis.error_reply("BADARG outcome " .. tostring(s[1]) .. " level " .. tostring(s[2]))
   end
   settlements[i] = s

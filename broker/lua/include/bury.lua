@@ -13,9 +13,10 @@ local function bury(dead, messages, id, entry, now, evidence, fields)
   for _, part in ipairs(fields) do
     packed[#packed + 1] = part
   end
-  local key = id
-  if redis.call("HEXISTS", messages, key) == 1 then
-    key = id .. ":" .. entry  -- two entries of one id died: keep both
+  local key, copies = id, 0
+  while redis.call("HEXISTS", messages, key) == 1 do  -- several entries of one id died: keep all
+    copies = copies + 1
+    key = id .. ":" .. entry .. (copies > 1 and ":" .. copies or "")
   end
   redis.call("HSET", messages, key, cmsgpack.pack(packed))
   redis.call("ZADD", dead, now, key)

@@ -9,6 +9,7 @@ local function hand_back(keys, entries, max_deliveries, level)
       redis.call("XACK", keys.ready, "workers", id)  -- deleted by hand: nothing left to run
     elseif deliveries >= max_deliveries then
       local message, job_prefix = field(found[2], "id"), keys.job_prefix
+      message = message ~= "" and message
       local evidence = {
         reason = "max_deliveries",
         error = "delivered " .. deliveries .. " times and never settled: it may kill its worker",
