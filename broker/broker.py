@@ -132,8 +132,11 @@ class StreamsBroker(Broker):
             server.check(self.client)
             self._checked = True
         if queue_name not in self._limited:
+            limit = None
             with suppress(KeyError):  # not get(): the mapping may know a default of its own
-                self.commands.limit(queue_name, self._limits[queue_name])
+                limit = self._limits[queue_name]
+            if limit is not None:
+                self.commands.limit(queue_name, limit)
             self._limited.add(queue_name)
         consumer = StreamsConsumer(self, queue_name, prefetch, timeout)
         if self._keeper is not None:

@@ -38,14 +38,23 @@ local function ensure_group(key)
   end
 end
 
+local function is_gone(error)
+  return string.find(error, "NOGROUP", 1, true) or string.find(error, "requires the key to exist", 1, true)
+end
+
 -- A stream may vanish at any time (FLUSHALL, DEL): the group is made again at 0.
 local function with_group(key, ...)
   local reply = redis.pcall(...)
-  if type(reply) == "table" and reply.err and string.find(reply.err, "NOGROUP", 1, true) then
+  if type(reply) == "table" and reply.err and is_gone(reply.err) then
     ensure_group(key)
     reply = redis.call(...)
   end
   return reply
+end
+
+-- Redis 7.0 forgets a consumer that never got anything; whoever wakes all has to count it.
+local function make_known()
+  with_group(KEYS[4], "XGROUP", "CREATECONSUMER", KEYS[4], "workers", consumer)
 end
 
 if #ARGV > 4 then
@@ -59,7 +68,7 @@ local gated = (paused or concurrency or rate) and 1 or 0
 local opens_at = false  -- when a limit lets the next job through, unix ms
 
 if paused then
-  with_group(KEYS[4], "XPENDING", KEYS[4], "workers")
+  make_known()
   return { now, -1, gated, deliveries }
 end
 
@@ -180,7 +189,7 @@ end
 if tokens then
   redis.call("HSET", KEYS[3], "tokens", tostring(tokens - #deliveries), "tokens_at", string.format("%d", now))
 end
-with_group(KEYS[4], "XPENDING", KEYS[4], "workers")
+make_known()
 
 local head = redis.call("ZRANGE", KEYS[1], 0, 0, "WITHSCORES")
 local due = tonumber(head[2] or "")
