@@ -75,6 +75,6 @@ def at_most(bound: float) -> Target:
 
 def written(value: float) -> str:
     """A number with as many digits as mean something."""
-    if abs(value) >= 100:
+    if abs(value) >= 100 or value == 0:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

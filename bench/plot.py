@@ -48,7 +48,7 @@ def svg(figures: Sequence[Figure], caption: str) -> str:
 aria-labelledby="title desc" \
 font-family="system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif">
   <title id="title">{title}</title>
-  <desc id="desc">{escape(" ".join(map(_spoken, figures)))}</desc>
+  <desc id="desc">{escape(" ".join(map(_spoken, figures)), quote=False)}</desc>
   <style>
 {_STYLE}
   </style>
@@ -91,7 +91,7 @@ def _bar(kind: str, top: int, share: float, label: str) -> str:
 
 def _text(x: int, y: int, kind: str, content: str, *, anchor: str = "start") -> str:
     at = f'class="{kind}" x="{x}" y="{y}"'
-    return f'<text {at} text-anchor="{anchor}">{escape(content)}</text>'
+    return f'<text {at} text-anchor="{anchor}">{escape(content, quote=False)}</text>'
 
 
 def _spoken(figure: Figure) -> str:

@@ -172,4 +172,4 @@ def test_results_without_a_peer_have_no_ratio() -> None:
 
 
 def test_numbers_have_as_many_digits_as_they_deserve() -> None:
-    assert [written(v) for v in (12345.6, 99.94, 0.654)] == ["12,346", "99.9", "0.65"]
+    assert [written(v) for v in (12345.6, 99.94, 0.654, 0.0)] == ["12,346", "99.9", "0.65", "0"]
