@@ -23,12 +23,12 @@ import dramatiq, redis
 from dramatiq.middleware import CurrentMessage, Middleware
 {import_line}
 
-URL, NAMESPACE = {url!r}, {namespace!r}
+URL, NOTEBOOK, NAMESPACE = {url!r}, {notebook!r}, {namespace!r}
 broker = TheBroker(url=URL, namespace=NAMESPACE, **{options!r})
 broker.add_middleware(CurrentMessage())
 dramatiq.set_broker(broker)
 # A job may wait here for as long as it likes; the broker's client is not touched.
-own = redis.Redis.from_url(URL, socket_timeout=None)
+own = redis.Redis.from_url(NOTEBOOK, socket_timeout=None)
 
 
 def note(event, label=""):
@@ -48,14 +48,27 @@ def wait_for_permission(name):
 """
 
 
-def application(kind: BrokerKind, url: str, namespace: str, body: str, **options: object) -> str:
+def application(
+    kind: BrokerKind,
+    url: str,
+    namespace: str,
+    body: str,
+    *,
+    notebook: str | None = None,
+    **options: object,
+) -> str:
     """The source of a module with a broker of this kind, made with `options`, and `body`.
 
     The body may call `note(event, label)`, `first_time(what)` (true once in a
-    test) and `wait_for_permission(name)` (until the test gives it).
+    test) and `wait_for_permission(name)` (until the test gives it). They use the
+    server at `notebook`, for tests that hurt the broker's own at `url`.
     """
     header = _HEADER.format(
-        import_line=IMPORT_LINE[kind], url=url, namespace=namespace, options=options
+        import_line=IMPORT_LINE[kind],
+        url=url,
+        notebook=url if notebook is None else notebook,
+        namespace=namespace,
+        options=options,
     )
     return header + textwrap.dedent(body)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from broker import StreamsBroker
 from broker.embedded import EmbeddedValkey
 from tests.applications import Effects, application
 from tests.conftest import NewBroker, NewServer
-from tests.faults.history import Finalisations, History
+from tests.faults.history import Finalisations, FinalisationsInFile, Finalised, History
+from tests.faults.proxy import Proxy
 
 HERE = Path(__file__).parent
 
@@ -32,14 +34,37 @@ Source = Callable[..., str]
 
 
 @pytest.fixture
-def hurt(own_server: NewServer) -> EmbeddedValkey:
-    """A server of this test's own."""
+def durable(own_server: NewServer) -> EmbeddedValkey:
+    """A server of this test's own that comes back with everything it acknowledged."""
+    return own_server(appendonly=True)
+
+
+@pytest.fixture
+def forgetful() -> None:
+    """The test restarts a server that keeps nothing: nobody can count what it finished."""
+
+
+@pytest.fixture
+def hurt(request: pytest.FixtureRequest, own_server: NewServer) -> EmbeddedValkey:
+    """A server of this test's own; the durable one where the test asks for that."""
+    if "durable" in request.fixturenames:
+        durable: EmbeddedValkey = request.getfixturevalue("durable")
+        return durable
     return own_server()
 
 
 @pytest.fixture
-def effects(hurt: EmbeddedValkey, namespace: str) -> Iterator[Effects]:
-    made = Effects(hurt.url, namespace)
+def effects(valkey_server: EmbeddedValkey, namespace: str) -> Iterator[Effects]:
+    """What the jobs did, noted on a server that nobody hurts."""
+    made = Effects(valkey_server.url, namespace)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def proxy(hurt: EmbeddedValkey) -> Iterator[Proxy]:
+    """The way to the server that a test may slow down, block and cut."""
+    made = Proxy(hurt.port)
     yield made
     made.close()
 
@@ -53,19 +78,35 @@ def producer(hurt: EmbeddedValkey, new_broker: NewBroker) -> StreamsBroker:
 
 
 @pytest.fixture
-def history(producer: StreamsBroker, effects: Effects, hurt: EmbeddedValkey) -> Iterator[History]:
-    finalisations = Finalisations(hurt.url)
-    yield History(producer, effects, finalisations)
-    finalisations.stop()
+def history(
+    request: pytest.FixtureRequest, producer: StreamsBroker, effects: Effects, hurt: EmbeddedValkey
+) -> Iterator[History]:
+    """The checker. What it finds is reported with the test, for the table of faults."""
+    finalisations: Finalised | None = None
+    if "durable" in request.fixturenames:
+        finalisations = FinalisationsInFile(hurt.data_dir)
+    elif "forgetful" not in request.fixturenames:
+        finalisations = Finalisations(hurt.url)
+    made = History(producer, effects, finalisations)
+    yield made
+    if finalisations is not None:
+        finalisations.stop()
+    for found in made.findings:
+        request.node.user_properties.append(("findings", asdict(found)))
 
 
 @pytest.fixture
-def source(hurt: EmbeddedValkey, namespace: str) -> Source:
-    """The source of a worker's module: `source(body, heartbeat_timeout=…)`."""
+def source(hurt: EmbeddedValkey, valkey_server: EmbeddedValkey, namespace: str) -> Source:
+    """The source of a worker's module: `source(body, url=…, heartbeat_timeout=…)`."""
 
-    def make(body: str, **options: object) -> str:
+    def make(body: str, *, url: str | None = None, **options: object) -> str:
         return application(
-            "streams", hurt.url, namespace, body, **{"heartbeat_timeout": LEASE_MS, **options}
+            "streams",
+            hurt.url if url is None else url,
+            namespace,
+            body,
+            notebook=valkey_server.url,
+            **{"heartbeat_timeout": LEASE_MS, **options},
         )
 
     return make

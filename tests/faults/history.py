@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 from uuid import uuid4
 
 import msgspec
@@ -19,9 +22,38 @@ from dramatiq import Message
 
 from broker import StreamsBroker
 from tests.applications import Effects
+from tests.waiting import PATIENCE_S, eventually
 
 #: A job's record is given its final state exactly when the job is finished or buried.
 _FINISHED = re.compile(r"^HSET \{[^}]*\}:job:(\S+) state (?:completed|dead)\b")
+
+
+#: The same in the append-only file, which keeps what scripts wrote as the commands they ran.
+_FINISHED_IN_AOF = re.compile(
+    rb"HSET\r\n\$\d+\r\n\{[^}]*\}:job:([^\r]+)\r\n\$5\r\nstate\r\n\$\d+\r\n(?:completed|dead)\r\n"
+)
+
+
+class Finalised(Protocol):
+    """Something that knows how often the server finished or buried each message."""
+
+    def stop(self) -> Counter[str]:
+        """The counts, complete up to the first call."""
+        ...
+
+
+class FinalisationsInFile:
+    """Counts in the append-only file: for servers that are killed, or that kill connections."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+
+    def stop(self) -> Counter[str]:
+        """The counts, complete up to now."""
+        parts = sorted(self._data_dir.rglob("*.aof"))
+        assert parts, f"{self._data_dir} has no append-only file"
+        found = _FINISHED_IN_AOF.findall(b"".join(part.read_bytes() for part in parts))
+        return Counter(message_id.decode() for message_id in found)
 
 
 class Finalisations:
@@ -102,7 +134,7 @@ def places(client: redis.Redis, namespace: str, queue: str, levels: int = 10) ->
 def _held(client: redis.Redis, stream: str) -> set[Any]:
     """The entries that a delivery owns; those handed back are ready, not in flight."""
     try:
-        pending = client.xpending_range(stream, "workers", "-", "+", 100_000)
+        pending = client.xpending_range(stream, "workers", "-", "+", 2_000_000)
     except redis.ResponseError:
         return set()  # no group: nothing was ever delivered
     return {p["message_id"] for p in pending if p["consumer"] != b"~released"}
@@ -113,16 +145,36 @@ def _id_of(packed: bytes) -> str:
     return dict(zip(parts[::2], parts[1::2], strict=True)).get("id", "")
 
 
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What one check found; a row of the table of faults."""
+
+    injected: int
+    acknowledged: int
+    lost: int
+    #: Losses that the test caused on purpose and that must be reported, part of `lost`.
+    given_up: int
+    duplicated: int
+    finalised_twice: int
+    #: From the last injury until the jobs moved on; None where nothing stood still.
+    recovered_s: float | None
+
+
 @dataclass
 class History:
     """What producers tried and what they were promised, against what happened."""
 
     broker: StreamsBroker
     effects: Effects
-    finalisations: Finalisations | None = None
+    finalisations: Finalised | None = None
     attempted: set[str] = field(default_factory=set)
     acknowledged: dict[str, str] = field(default_factory=dict)
     """Message id -> queue, of every enqueue that returned."""
+    findings: list[Findings] = field(default_factory=list)
+    """What the checks found, the ones that failed included."""
+    _injuries: int = 0
+    _injured_at: float | None = None
+    _recovered_s: float | None = None
 
     def send(
         self,
@@ -142,9 +194,45 @@ class History:
         self.acknowledged[message.message_id] = queue
         return message.message_id
 
+    def send_many(
+        self, actor: str, labels: Iterable[object], *, delay: int | None = None
+    ) -> list[str]:
+        """Enqueue a message for each label, in batches; their ids."""
+        self.broker.declare_queue("work")
+        messages: list[Message[None]] = [
+            Message(queue_name="work", actor_name=actor, args=(label,), kwargs={}, options={})
+            for label in labels
+        ]
+        ids = [message.message_id for message in messages]
+        self.attempted.update(ids)
+        self.broker.enqueue_many(messages, delay=delay)
+        self.acknowledged.update(dict.fromkeys(ids, "work"))
+        return ids
+
+    def injure(self, times: int = 1) -> None:
+        """Note an injected failure (or several): now."""
+        self._injuries += times
+        self._injured_at = time.monotonic()
+        self._recovered_s = None
+
+    def recovered(self) -> float:
+        """Note that jobs move again; the seconds since the last injury."""
+        assert self._injured_at is not None, "nothing was injured"
+        self._recovered_s = time.monotonic() - self._injured_at
+        return self._recovered_s
+
     def places(self, queue: str = "work") -> Places:
         """Where the queue's messages are now."""
         return places(self.broker.client, self.broker.namespace, queue)
+
+    def settle_down(self, timeout_s: float = PATIENCE_S) -> None:
+        """Wait until nothing of the queue is ready, scheduled or in flight."""
+        eventually(
+            lambda: self.broker.inspector.queue("work"),
+            lambda info: info.ready + info.scheduled + info.in_flight == 0,
+            timeout_s=timeout_s,
+            what="an empty queue",
+        )
 
     def executions(self) -> Counter[str]:
         """How often each message was begun."""
@@ -155,37 +243,66 @@ class History:
         """The messages whose job reached its end at least once."""
         return {e.message_id for e in self.effects.catch_up() if e.event == "done"}
 
-    def check(self, *, failures: int, expected_runs: int = 1) -> None:
-        """Hold the invariants, after everything has come to rest.
+    def check(
+        self,
+        *,
+        failures: int,
+        expected_runs: int = 1,
+        given_up: Iterable[str] = (),
+        at_rest: bool = True,
+    ) -> None:
+        """Hold the invariants.
 
         Parameters:
           failures: injected failures; each may repeat a job once.
           expected_runs: how often each job runs without any failure (1 and its retries).
+          given_up: messages that the test itself took from the server.
+          at_rest: everything has ended, so nothing may be in flight any more.
         """
         executions, finished = self.executions(), self.finished()
         kept: Counter[str] = Counter()
+        in_flight: list[str] = []
         for queue in sorted(set(self.acknowledged.values())):
             now = self.places(queue)
-            assert not now.in_flight, f"{queue}: still in flight: {now.in_flight}"
+            in_flight += now.in_flight
             kept += now.all
-        lost = [sent for sent in self.acknowledged if sent not in finished and sent not in kept]
-        assert not lost, f"acknowledged and nowhere: {lost}"
+        lost = {sent for sent in self.acknowledged if sent not in finished and sent not in kept}
+        counts = Counter[str]() if self.finalisations is None else self.finalisations.stop()
+        twice = {sent: count for sent, count in counts.items() if count > 1}
+        self._find(failures, expected_runs, executions, lost, set(given_up), twice)
+        assert not (at_rest and in_flight), f"still in flight: {in_flight}"
+        assert lost == set(given_up), f"acknowledged and nowhere: {lost}"
         double = {sent: copies for sent, copies in kept.items() if copies > 1}
         assert not double, f"in more than one place: {double}"
-        both = sorted(finished & set(kept))
+        both = sorted((finished & set(kept)) - set(in_flight))
         assert not both, f"finished and still kept: {both}"
         most = expected_runs + failures
         often = {sent: runs for sent, runs in executions.items() if runs > most}
         assert not often, f"executed more than {most} times: {often}"
-        self._check_finalisations()
-
-    def _check_finalisations(self) -> None:
-        if self.finalisations is None:
-            return
-        counts = self.finalisations.stop()
-        twice = {sent: count for sent, count in counts.items() if count > 1}
         assert not twice, f"finalised more than once: {twice}"
-        missing = [
-            sent for sent in self.finished() if sent in self.acknowledged and not counts[sent]
-        ]
-        assert not missing, f"executed and gone, but never finalised: {missing}"
+        if self.finalisations is not None:
+            gone = (finished & set(self.acknowledged)) - set(kept)
+            missing = sorted(sent for sent in gone if not counts[sent])
+            assert not missing, f"executed and gone, but never finalised: {missing}"
+
+    def _find(
+        self,
+        failures: int,
+        expected_runs: int,
+        executions: Counter[str],
+        lost: set[str],
+        given_up: set[str],
+        twice: dict[str, int],
+    ) -> None:
+        # Here, before anything is asserted: the table also shows what was violated.
+        self.findings.append(
+            Findings(
+                injected=self._injuries or failures,
+                acknowledged=len(self.acknowledged),
+                lost=len(lost),
+                given_up=len(lost & given_up),
+                duplicated=sum(max(0, runs - expected_runs) for runs in executions.values()),
+                finalised_twice=len(twice),
+                recovered_s=self._recovered_s,
+            )
+        )

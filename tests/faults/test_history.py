@@ -9,8 +9,8 @@ import pytest
 from broker import StreamsBroker
 from tests.applications import Effects
 from tests.faults.conftest import Source
-from tests.faults.history import History
-from tests.faults.test_worker_faults import SHORT, settle_down
+from tests.faults.history import Finalisations, History
+from tests.faults.test_worker_faults import SHORT
 from tests.processes import Launcher
 
 READY = "{{{namespace}:work}}:ready:0"
@@ -41,17 +41,17 @@ def test_it_sees_a_message_in_two_places(history: History, producer: StreamsBrok
 
 
 def test_it_sees_a_message_that_ran_too_often_and_one_that_was_finished_twice(
-    launch: Launcher, source: Source, history: History, effects: Effects, producer: StreamsBroker
+    launch: Launcher, source: Source, history: History, effects: Effects
 ) -> None:
     launch(source(SHORT), threads=1)
     message_id = history.send("short", "twice")
     effects.next("done")
-    settle_down(producer)
+    history.settle_down()
     history.check(failures=0)
     effects.all.append(next(e for e in effects.all if e.event == "started"))
     with pytest.raises(AssertionError, match="executed more than 1 times"):
         history.check(failures=0)
-    assert history.finalisations is not None
+    assert isinstance(history.finalisations, Finalisations)
     history.finalisations.count[message_id] += 1
     with pytest.raises(AssertionError, match="finalised more than once"):
         history.check(failures=1)

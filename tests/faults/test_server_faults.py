@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 
 import dramatiq
@@ -30,45 +29,39 @@ def short(label):
 @dramatiq.actor(queue_name="work")
 def hold(label):
     note("started", label)
-    deadline = time.monotonic() + 20
-    while not os.path.exists(label) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for_permission(label)
+    note("done", label)
 """
 
 #: Dramatiq's default, to prove that resuming does not depend on restarting consumers.
 SLOW_RESTART = {"dramatiq_restart_delay": "3000"}
 
 
+@pytest.mark.usefixtures("forgetful")
 def test_26_a_server_that_restarts_empty_is_used_again_and_the_loss_is_reported(
     launch: Launcher,
     source: Source,
     hurt: EmbeddedValkey,
-    new_broker: NewBroker,
-    namespace: str,
+    history: History,
+    effects: Effects,
 ) -> None:
-    producer = new_broker("streams", hurt.url)
-    assert isinstance(producer, StreamsBroker)
-    effects = Effects(hurt.url, namespace)
-    history = History(producer, effects)
     worker = launch(source(SHORT), threads=2)
     worker.wait_until_ready()
     history.send("short", "before")
     effects.next("done")
-    flag = worker.folder / "finish"
-    in_flight = history.send("hold", str(flag))
-    effects.next("started", label=str(flag))
+    in_flight = history.send("hold", "lost")
+    effects.next("started", label="lost")
+    history.injure()
     hurt.kill()
     hurt.start()
-    flag.touch()
-    # A fresh reader: the old one's position is beyond the emptied stream's.
-    effects.close()
-    effects = Effects(hurt.url, namespace)
-    producer.enqueue(message("short", "after"))
+    history.send("short", "after")
     effects.next("done", label="after")
-    effects.close()
+    history.recovered()
+    effects.permit("lost")
     # The job that ran during the restart ended, and there was nothing left to settle.
     worker.wait_for_log(rf"(?i)(gone|lost|vanished|no longer).*|{in_flight}.*(gone|lost|vanished)")
     assert not worker.ended
+    history.check(failures=1)
 
 
 def message(actor: str, *args: object) -> Message[None]:
@@ -143,22 +136,24 @@ def test_30_a_blocked_worker_resumes_when_its_stream_or_group_is_taken_away(
     source: Source,
     hurt: EmbeddedValkey,
     namespace: str,
-    producer: StreamsBroker,
+    history: History,
+    effects: Effects,
     injure: Callable[[redis.Redis, str], None],
 ) -> None:
     worker = launch(source(SHORT), threads=1, environment=SLOW_RESTART)
     worker.wait_until_ready()
     with redis.Redis.from_url(hurt.url) as client:
         _wait_until_blocked(client)
+        history.injure()
         injure(client, f"{{{namespace}:work}}")
-    effects = Effects(hurt.url, namespace)
-    injured_at = time.monotonic()
-    producer.enqueue(message("short", "ready"))
-    assert effects.next("done", label="ready").at_s - injured_at <= 2
-    producer.enqueue(message("short", "delayed"), delay=100)
+    history.send("short", "ready")
+    effects.next("done", label="ready")
+    assert history.recovered() <= 2
+    history.send("short", "delayed", delay=100)
     effects.next("done", label="delayed")
-    effects.close()
     assert not worker.ended
+    history.settle_down()
+    history.check(failures=0)
 
 
 def _wait_until_blocked(client: redis.Redis) -> None:
