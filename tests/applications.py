@@ -101,6 +101,10 @@ class Effects:
         """Let a job go on that waits for this permission, now or later."""
         self._client.rpush(f"{self._namespace}:permission:{name}", *["go"] * times)
 
+    def arm(self, what: str) -> None:
+        """Let a module's own fault happen once, the next time that it looks."""
+        self._client.rpush(f"{self._namespace}:kill:{what}", "now")
+
     def next(
         self,
         event: str | None = None,

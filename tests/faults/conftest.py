@@ -32,6 +32,9 @@ SWEEP_MS = 1000
 
 Source = Callable[..., str]
 
+#: For rows that the kind of server does not change.
+valkey_only = pytest.mark.parametrize("server_kind", ["valkey"])
+
 
 @pytest.fixture
 def durable(own_server: NewServer) -> EmbeddedValkey:

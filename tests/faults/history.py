@@ -209,6 +209,11 @@ class History:
         self.acknowledged.update(dict.fromkeys(ids, "work"))
         return ids
 
+    def acknowledge(self, message_ids: Iterable[str]) -> None:
+        """Note what another program enqueued and was promised."""
+        self.attempted.update(message_ids)
+        self.acknowledged.update(dict.fromkeys(message_ids, "work"))
+
     def injure(self, times: int = 1) -> None:
         """Note an injected failure (or several): now."""
         self._injuries += times
@@ -224,6 +229,14 @@ class History:
     def places(self, queue: str = "work") -> Places:
         """Where the queue's messages are now."""
         return places(self.broker.client, self.broker.namespace, queue)
+
+    def deliveries(self, level: int = 0) -> dict[str, int]:
+        """The deliveries that count against each message which was delivered and not settled."""
+        stream = f"{{{self.broker.namespace}:work}}:ready:{level}"
+        pending: Any = self.broker.client.xpending_range(stream, "workers", "-", "+", 1000)
+        entries: Any = self.broker.client.xrange(stream)
+        ids = {entry_id: fields[b"id"].decode() for entry_id, fields in entries}
+        return {ids[row["message_id"]]: row["times_delivered"] for row in pending}
 
     def settle_down(self, timeout_s: float = PATIENCE_S) -> None:
         """Wait until nothing of the queue is ready, scheduled or in flight."""

@@ -1,20 +1,31 @@
-"""Rows 1, 3, 4, 6, 10 and 13: workers that are killed, frozen and stopped."""
+"""Rows 1 to 8, 10 to 14, 16 and 17: workers that are killed, frozen and stopped."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
 
 import pytest
 
 from broker import StreamsBroker
+from broker.embedded import EmbeddedValkey
 from tests.applications import Effects
-from tests.faults.conftest import LEASE_MS, SWEEP_MS, Source
+from tests.faults.conftest import LEASE_MS, SWEEP_MS, Source, valkey_only
 from tests.faults.history import History
-from tests.processes import Launcher
+from tests.faults.signals import frozen
+from tests.processes import ROOT, CommandLine, Launcher
 from tests.waiting import eventually
 
 TAKEOVER_S = (LEASE_MS + SWEEP_MS) / 1000 + 1
+#: Time that has to pass without anything to wait for, by this clock only.
+QUIET = threading.Event()
+
+PREFETCH_16 = {"dramatiq_queue_prefetch": "16"}
 
 HOLD = """
 @dramatiq.actor(queue_name="work")
@@ -86,6 +97,12 @@ class Killer(Middleware):
 broker.add_middleware(Killer())
 
 
+@dramatiq.actor(queue_name="work")
+def once(label):
+    note("started", label)
+    note("done", label)
+
+
 @dramatiq.actor(queue_name="work", max_retries=1, min_backoff=300, max_backoff=300)
 def twice(label):
     note("started", label)
@@ -100,6 +117,23 @@ def fail(label):
     note("started", label)
     raise RuntimeError("on purpose")
 """
+
+
+@pytest.mark.parametrize("moment", ["before_ack", "after_ack"])
+def test_02_a_worker_killed_after_the_effect_repeats_it_once_and_it_is_finished_once(
+    launch: Launcher, source: Source, history: History, effects: Effects, moment: str
+) -> None:
+    victim = launch(source(KILLED_AROUND), threads=1)
+    victim.wait_until_ready()
+    history.send("once", f"kill {moment}")
+    effects.next("done")
+    effects.next("killing")
+    history.injure()
+    victim.wait()
+    launch(source(KILLED_AROUND), threads=1).wait_until_ready()
+    history.settle_down()
+    history.recovered()
+    history.check(failures=1)
 
 
 @pytest.mark.parametrize("moment", ["before_ack", "after_ack"])
@@ -151,6 +185,34 @@ def test_04_a_worker_killed_at_a_burial_leaves_the_message_in_exactly_one_place(
     history.check(failures=1)
     (letter,) = producer.inspector.dead("work")
     assert letter.reason == "failed"
+
+
+def test_05_what_a_killed_worker_had_fetched_and_not_begun_comes_back_as_well(
+    launch: Launcher, source: Source, history: History, effects: Effects, producer: StreamsBroker
+) -> None:
+    fetched = 16
+    victim = launch(source(HOLD), threads=1, environment=PREFETCH_16)
+    victim.wait_until_ready()
+    begun = history.send("hold", "begun")
+    effects.next("started")
+    waiting = history.send_many("hold", [f"waits {number}" for number in range(fetched - 1)])
+    eventually(
+        lambda: len(history.places().in_flight), lambda held: held == fetched, what="the prefetch"
+    )
+    survivor = launch(source(HOLD), threads=4)
+    survivor.wait_until_ready()
+    history.injure()
+    victim.kill_everything()
+    effects.permit("begun")
+    for label in range(fetched - 1):
+        effects.permit(f"waits {label}")
+    started = effects.take(fetched, "started", timeout_s=TAKEOVER_S + 1)
+    assert {effect.message_id for effect in started} == {begun, *waiting}
+    assert history.recovered() <= TAKEOVER_S
+    history.settle_down()
+    runs = history.executions()
+    assert [runs[message_id] for message_id in waiting] == [1] * len(waiting)
+    history.check(failures=1)
 
 
 FREEZE = """
@@ -217,6 +279,104 @@ def test_06_a_worker_that_awakes_after_the_job_was_finished_elsewhere_changes_no
     history.check(failures=1)
 
 
+@valkey_only
+def test_07_a_worker_frozen_for_less_than_its_lease_keeps_what_it_has(
+    launch: Launcher, source: Source, history: History, effects: Effects
+) -> None:
+    lease_ms = 3000
+    worker = launch(source(FREEZE, heartbeat_timeout=lease_ms), threads=1)
+    (pid,) = worker.wait_until_ready()
+    history.send("hold", "job")
+    effects.next("started")
+    vulture = launch(source(FREEZE, heartbeat_timeout=lease_ms), threads=1)
+    vulture.wait_until_ready()
+    with frozen(pid):
+        history.injure()
+        QUIET.wait(lease_ms / 1000 * 0.5)
+    effects.permit(str(pid))
+    assert effects.next("done").pid == pid
+    history.recovered()
+    history.settle_down()
+    assert "eclaimed" not in vulture.log
+    assert "fenced" not in worker.log
+    history.check(failures=0)
+
+
+DYING_THREADS = """
+from broker.commands import Commands
+
+
+def dies_when_told(name):
+    real = getattr(Commands, name)
+
+    def command(*args, **kwargs):
+        # Only the thread is told to end, as a bug in C could do to it; not the process.
+        if threading.current_thread().name.startswith("headrace-") and armed(name):
+            note("dying", name)
+            raise SystemExit
+        return real(*args, **kwargs)
+
+    setattr(Commands, name, command)
+
+
+def armed(name):
+    return own.lpop(NAMESPACE + ":kill:" + name)
+
+
+dies_when_told("renew")
+dies_when_told("settle")
+
+
+@dramatiq.actor(queue_name="work")
+def hold(label):
+    note("started", label)
+    wait_for_permission(label)
+    note("done", label)
+"""
+
+
+@valkey_only
+def test_08_a_keeper_that_died_alone_is_started_again_and_the_leases_hold(
+    launch: Launcher, source: Source, history: History, effects: Effects
+) -> None:
+    worker = launch(source(DYING_THREADS), threads=1)
+    (pid,) = worker.wait_until_ready()
+    history.send("hold", "job")
+    effects.next("started")
+    vulture = launch(source(HOLD), threads=1)
+    vulture.wait_until_ready()
+    history.injure()
+    effects.arm("renew")
+    effects.next("dying")
+    worker.wait_for_log("The keeper's thread has died; it is started again")
+    history.recovered()
+    # Long enough for the vulture, had nobody renewed.
+    QUIET.wait((LEASE_MS + SWEEP_MS) / 1000)
+    effects.permit("job")
+    assert effects.next("done").pid == pid
+    history.settle_down()
+    history.check(failures=0)
+
+
+@valkey_only
+def test_08_a_settler_that_died_alone_is_started_again_and_only_its_batch_is_repeated(
+    launch: Launcher, source: Source, history: History, effects: Effects
+) -> None:
+    worker = launch(source(DYING_THREADS), threads=1)
+    worker.wait_until_ready()
+    history.injure()
+    effects.arm("settle")
+    for label in ("first", "second"):
+        effects.permit(label, 2)
+        history.send("hold", label)
+    effects.next("dying")
+    worker.wait_for_log("The settler's thread has died; it is started again")
+    history.settle_down()
+    history.recovered()
+    assert history.finished() == set(history.acknowledged)
+    history.check(failures=1)
+
+
 SHORT = """
 @dramatiq.actor(queue_name="work")
 def short(label):
@@ -245,6 +405,81 @@ def test_10_sigterm_with_short_jobs_repeats_none_and_exits_in_time(
     assert len(history.finished()) == count
 
 
+LONG = """
+@dramatiq.actor(queue_name="work", notify_shutdown={notify})
+def hold(label):
+    note("started", label)
+    if first_time(label):
+        while True:
+            time.sleep(0.01)
+    note("done", label)
+"""
+
+
+@valkey_only
+@pytest.mark.parametrize("notify", [False, True], ids=["unaware", "notified"])
+def test_11_a_job_longer_than_the_grace_is_handed_back_at_once_and_no_attempt_is_used_up(
+    launch: Launcher, source: Source, history: History, effects: Effects, notify: bool
+) -> None:
+    # A lease that can't run out here: whoever runs it next was given it.
+    module = source(LONG.format(notify=notify), heartbeat_timeout=60_000)
+    grace = ["--worker-shutdown-timeout", "500"]
+    worker = launch(module, *grace, threads=1)
+    worker.wait_until_ready()
+    message_id = history.send("hold", "job")
+    effects.next("started")
+    history.injure()
+    assert worker.terminate(timeout_s=5) == 0
+    assert history.deliveries() == {message_id: 0}, "the interrupted delivery counts for nothing"
+    launch(module, *grace, threads=1).wait_until_ready()
+    effects.next("done", timeout_s=5)
+    history.recovered()
+    history.settle_down()
+    history.check(failures=1)
+
+
+#: Grace for the jobs, Dramatiq's look at its flag, the flush of settlements, and some room.
+EXIT_S = 0.5 + 1 + 5 + 3
+
+
+@valkey_only
+@pytest.mark.parametrize("away", ["gone", pytest.param("silent", marks=pytest.mark.slow)])
+def test_12_sigterm_while_the_server_is_away_ends_the_worker_within_its_grace(
+    launch: Launcher,
+    source: Source,
+    history: History,
+    effects: Effects,
+    durable: EmbeddedValkey,
+    away: str,
+) -> None:
+    module = source(HOLD)
+    worker = launch(module, "--worker-shutdown-timeout", "500", threads=2)
+    worker.wait_until_ready()
+    history.send_many("hold", ["ends", "goes on"])
+    effects.take(2, "started")
+    history.injure()
+    if away == "gone":
+        durable.kill()
+    else:
+        durable.pause()
+    # A settlement that can't be written, beside a job that does not end.
+    effects.permit("ends")
+    effects.next("done", label="ends")
+    began = time.monotonic()
+    assert worker.terminate(timeout_s=EXIT_S) == 0
+    assert time.monotonic() - began <= EXIT_S
+    if away == "gone":
+        durable.start()
+    else:
+        durable.cont()
+    history.injure()
+    launch(module, threads=2).wait_until_ready()
+    effects.next("done", label="goes on")
+    history.recovered()
+    history.settle_down()
+    history.check(failures=1)
+
+
 POISON = """
 @dramatiq.actor(queue_name="work")
 def poison(label):
@@ -269,12 +504,7 @@ def test_13_a_job_that_kills_its_worker_is_buried_and_its_neighbours_are_not(
     # A supervisor restarts what has died, until nothing dies any more.
     for _ in range(10):
         worker = launch(source(POISON), threads=2)
-        outcome = eventually(
-            lambda worker=worker: (worker.ended, producer.inspector.queue("work").dead),  # type: ignore[misc]
-            lambda seen: seen[0] or seen[1] > 0,
-            what="the worker's death or the burial",
-        )
-        if outcome[1]:
+        if not _dies(worker, producer):
             break
         history.injure()
     history.settle_down()
@@ -287,3 +517,141 @@ def test_13_a_job_that_kills_its_worker_is_buried_and_its_neighbours_are_not(
     runs = history.executions()
     assert runs[killer] == 5
     history.check(failures=5)
+
+
+def _dies(worker: CommandLine, producer: StreamsBroker) -> bool:
+    """Wait until the worker has died of the poison, or has buried it."""
+    died, _ = eventually(
+        lambda: (worker.ended, producer.inspector.queue("work").dead),
+        lambda seen: seen[0] or seen[1] > 0,
+        what="the worker's death or the burial",
+    )
+    return died
+
+
+def test_14_poison_in_a_prefetch_of_16_takes_none_of_the_innocents_along(
+    launch: Launcher, source: Source, history: History, producer: StreamsBroker
+) -> None:
+    killer = history.send("poison", "poison")
+    innocents = history.send_many("innocent", range(15))
+    # One thread, so the killer is always first and the innocents die unseen beside it.
+    for _ in range(10):
+        worker = launch(source(POISON), threads=1, environment=PREFETCH_16)
+        if not _dies(worker, producer):
+            break
+        history.injure()
+    history.settle_down()
+    history.recovered()
+    (letter,) = producer.inspector.dead("work")
+    assert letter.message is not None
+    assert letter.message.message_id == killer
+    assert letter.reason == "max_deliveries"
+    assert set(innocents) == history.finished()
+    history.check(failures=5)
+
+
+FORKING = """
+import os, sys
+from broker import StreamsBroker
+from broker.embedded import EmbeddedValkey
+from dramatiq import Message
+
+broker = StreamsBroker(url={url!r}, namespace={namespace!r})
+broker.declare_queue("work")
+
+
+def work(who):
+    for number in range(200):
+        asked = f"{{who}}-{{number}}".encode()
+        answer = broker.client.echo(asked)
+        if answer != asked:
+            sys.exit(f"{{who}} asked for {{asked!r}} and got {{answer!r}}")
+        sent = broker.enqueue(Message("work", "short", (asked.decode(),), {{}}, {{}}))
+        os.write(1, f"{{sent.message_id}}\n".encode())  # one write, so that lines don't mix
+
+
+work("before")  # the connections exist, and are in use after the fork as well
+children = []
+for child in range(4):
+    pid = os.fork()
+    if not pid:
+        work(f"child {{child}}")
+        os._exit(0)
+    children.append(pid)
+work("parent")
+codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+sys.exit(max(codes))
+"""
+
+
+def test_16_a_client_from_before_a_fork_gets_nobody_elses_replies(
+    launch: Launcher,
+    source: Source,
+    history: History,
+    hurt: EmbeddedValkey,
+    namespace: str,
+) -> None:
+    history.injure(4)
+    program = FORKING.format(url=hurt.url, namespace=namespace)
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    sent = ended.stdout.split()
+    assert len(sent) == len(set(sent)) == 6 * 200, "an enqueue got another one's reply"
+    history.acknowledge(sent)
+    launch(source(SHORT), processes=2, threads=4)
+    history.settle_down()
+    assert history.finished() == set(sent)
+    history.check(failures=0)
+
+
+def test_17_every_process_has_a_consumers_name_of_its_own(
+    launch: Launcher, source: Source, history: History, producer: StreamsBroker
+) -> None:
+    workers = [launch(source(SHORT), processes=2, threads=1) for _ in range(2)]
+    for worker in workers:
+        worker.wait_until_ready()
+    history.send_many("short", range(200))
+    history.settle_down()
+    stream = f"{{{producer.namespace}:work}}:ready:0"
+    rows: Any = producer.client.xinfo_consumers(stream, "workers")
+    names = {row["name"] for row in rows} - {b"~released"}
+    assert len(names) == 4
+    history.check(failures=0)
+
+
+NAMESAKES = """
+from broker.consumer_name import ConsumerName
+
+ConsumerName.of_this_process = classmethod(lambda cls, boot: cls("host", "0", 1, "1", 1))
+ConsumerName.vanished = lambda self, here: False
+"""
+
+
+def test_17_namesakes_are_told_apart_by_the_delivery_and_fenced_off(
+    launch: Launcher, source: Source, history: History, effects: Effects
+) -> None:
+    first = launch(source(NAMESAKES + FREEZE), threads=1)
+    (first_pid,) = first.wait_until_ready()
+    message_id = history.send("hold", "job")
+    effects.next("started")
+    with frozen(first_pid):
+        history.injure()
+        second = launch(source(NAMESAKES + FREEZE), threads=1)
+        (second_pid,) = second.wait_until_ready()
+        assert effects.next("started").pid == second_pid
+    history.recovered()
+    effects.permit(str(first_pid))
+    assert effects.next("done").pid == first_pid
+    first.wait_for_log("fenced off")
+    assert history.places().in_flight == [message_id], "the namesake's delivery was settled"
+    effects.permit(str(second_pid))
+    assert effects.next("done").pid == second_pid
+    history.settle_down()
+    history.check(failures=1)
