@@ -1,115 +1,89 @@
 """A queue's life as a state machine: random steps on a real server, and a model beside it.
 
-One queue, three consumers, every transition. After each step all keys of the queue are read
-and compared with the model: each message is in exactly one place, nothing is finalised twice,
-counts, owners, records and deduplication keys agree, and no other key is left behind.
+One queue, three consumers, every transition. Each command must answer what the model says.
+After each step all keys of the queue are read and compared with the model: each copy of a
+message is in exactly one place, owners and counts agree, a record lives as long as its
+message and a deduplication key as long as its holder, the inspector counts the same, blocked
+consumers are signalled, and no other key is left behind.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import uuid4
 
-import redis
+from hypothesis import note
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, rule
 
+from broker import entry
 from broker.commands import BEGINNING, Commands, Handed, NewMessage, Position, Redriven, Settlement
-from broker.delivery import SUSPECT_FROM, Lease
+from broker.delivery import Lease
 from broker.entry import Fields
+from broker.inspector import Inspector
+from broker.keys import GROUP
 from broker.limits import QueueLimit
-from broker.outcome import Bury, Done, Outcome, Release, Retry, Settled
+from broker.outcome import Bury, Done, Outcome, Release, Retry
+from tests.model.model import LIVE, SIGNALS_KEPT, Copy, Expected, Model, Place
+from tests.model.snapshot import Snapshot, read
 
 QUEUE = "work"
 LEVELS = 2
-MAX_DELIVERIES = 4
-GROUP = "workers"
+MAX_DELIVERIES = 3
 LEASE_MS = 1_800_000
+SOON_MS = 1
 LONG_MS = 3_600_000
+"""Later than any life of a queue ends; also the period of a rate, so that no token comes back."""
 
 CONSUMERS = ("c1", "c2", "c3")
+DELAYS = {"now": None, "at once": 0, "soon": SOON_MS, "later": LONG_MS}
+LIMITS = {
+    "no limit": QueueLimit(),
+    "one at a time": QueueLimit(1),
+    "two at a time": QueueLimit(2),
+    "three an hour": QueueLimit(rate=3, per_ms=LONG_MS),
+    "one at a time, three an hour": QueueLimit(1, 3, LONG_MS),
+}
+
 levels = st.integers(0, LEVELS - 1)
 consumers = st.sampled_from(CONSUMERS)
-keys = st.sampled_from(["", "", "k1", "k2"])
-messages = st.tuples(levels, keys, st.sampled_from([None, None, None, 0, LONG_MS]))
-"""Level, deduplication key and delay."""
-outcomes = st.sampled_from(["done", "retry", "retry later", "release", "bury"])
+keys = st.sampled_from(["", "", "", "", "k1", "k2"])
+delays = st.sampled_from(["now", "now", "now", "now", "at once", "soon", "later"])
+messages = st.tuples(levels, keys)
+outcomes = st.sampled_from(
+    ["done", "done", "retry", "retry soon", "retry later", "retry later", "release", "bury", "bury"]
+)
 picks = st.integers(0, 1_000)
 """A choice among whatever there is: the remainder by its number."""
-
-
-OPERATIONS = st.sampled_from(
-    [
-        *["pause", "resume", "resume", "resume", "no limit", "no limit", "one", "two"],
-        *["reap", "reap", "purge", "sweep young", "sweep all"],
-    ]
-)
-
-
-def step(name: str, *arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    return st.tuples(st.just(name), st.tuples(*arguments))
-
-
 some = st.lists(picks, min_size=1, max_size=4)
-fetch = step("fetch", consumers, st.integers(1, 4), st.booleans(), st.integers(0, 1))
-send = step("send_new", st.lists(messages, min_size=1, max_size=4))
-settle = step("settle", st.lists(st.tuples(picks, outcomes, levels), min_size=1, max_size=4))
-#: As often as they stand here.
-STEPS = [
-    *[send, send, fetch, fetch, fetch, settle, settle],
-    step("send_again", picks, messages),
-    step("read_as_a_blocked_consumer_does", consumers),
-    step("settle_what_was_lost", picks, outcomes),
-    step("renew", some),
-    step("let_leases_run_out", some),
-    step("let_leases_run_out", some),
-    step("reclaim", st.integers(1, 5)),
-    step("lose_a_consumer", consumers, levels),
-    step("redrive", picks, st.booleans()),
-    step("operate", OPERATIONS, st.integers(1, 3)),
-]
+limits = st.integers(1, 5)
+OPERATIONS = ["pause", "resume", "resume", "resume", "no limit", "no limit", "no limit", *LIMITS]
 
-
-@dataclass
-class Copy:
-    """A message that is alive or dead; what is finished has none."""
-
-    id: str
-    key: str
-    level: int
-    place: str = "ready"  # ready, scheduled, due, held, released, dead
-    count: int = 0
-    lease: Lease | None = None
-    expired: bool = False
-
-
-@dataclass
-class Model:
-    """What must be true."""
-
-    copies: dict[str, Copy] = field(default_factory=dict)
-    finished: dict[str, str] = field(default_factory=dict)
-    """Id -> token of what is completed and still remembered."""
-    tokens: dict[str, str] = field(default_factory=dict)
-    """Id -> token of every record."""
-    record_keys: dict[str, str] = field(default_factory=dict)
-    dedup: dict[str, str] = field(default_factory=dict)
-    stale: list[tuple[Lease, str, str]] = field(default_factory=list)
-    """Leases that were ended or lost, with message id and key."""
-    finalised: dict[str, int] = field(default_factory=dict)
-    accepted: dict[str, int] = field(default_factory=dict)
-    paused: bool = False
-    concurrency: int | None = None
-
-    def at(self, *places: str) -> list[Copy]:
-        return [copy for copy in self.copies.values() if copy.place in places]
-
-    @property
-    def gated(self) -> bool:
-        return self.paused or self.concurrency is not None
+#: Name of a step -> how often it is taken, and its arguments.
+STEPS: dict[str, tuple[int, tuple[st.SearchStrategy[Any], ...]]] = {
+    "send_new": (5, (st.lists(messages, min_size=1, max_size=8), delays)),
+    "send_again": (5, (picks, messages, delays, st.booleans())),
+    "repeat_the_last_call": (1, ()),
+    "send_from_another_language": (2, (levels, st.booleans())),
+    "fetch": (9, (consumers, st.integers(1, 8), st.booleans(), st.sampled_from([1, 1, 2, 0]))),
+    "read_as_a_blocked_consumer_does": (2, (consumers,)),
+    "settle": (6, (st.lists(st.tuples(picks, outcomes, levels), min_size=1, max_size=5),)),
+    "settle_what_was_lost": (4, (picks, outcomes)),
+    "renew": (3, (some, st.booleans())),
+    "let_leases_run_out": (2, (some,)),
+    "reclaim": (1, (limits,)),
+    "lose_leases": (6, (some, limits)),
+    "lose_a_consumer": (2, (consumers, levels, limits)),
+    "redrive": (2, (some,)),
+    "operate": (3, (st.sampled_from(OPERATIONS),)),
+    "reap": (1, ()),
+    "purge": (1, (limits,)),
+    "sweep": (1, (st.booleans(), limits)),
+}
+step = st.sampled_from([name for name, (often, _) in STEPS.items() for _ in range(often)]).flatmap(
+    lambda name: st.tuples(st.just(name), *STEPS[name][1])
+)
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -121,387 +95,383 @@ class QueueMachine(RuleBasedStateMachine):
         super().__init__()
         self.namespace = f"model-{uuid4().hex}"
         self.commands = Commands(self.client, self.namespace, LEVELS - 1)
+        self.inspector = Inspector(self.commands, self.namespace)
         self.keys = self.commands.keys(QUEUE)
-        self.model = Model()
+        self.model = Model(MAX_DELIVERIES)
         self.made = 0
+        self.seen = read(self.client, self.keys)
+        #: The last call of a producer: token, delay and messages.
+        self.last_call: tuple[str, str, list[NewMessage]] | None = None
+        #: Every lease that a consumer ever had, with the message's id and key.
+        self.leases: list[tuple[Lease, str, str]] = []
+        self.read_signals: dict[str, list[bytes]] = {}
 
-    @rule(step=st.one_of(STEPS))
-    def take(self, step: tuple[str, tuple[Any, ...]]) -> None:
+    @rule(step=step)
+    def take(self, step: tuple[Any, ...]) -> None:
         """One step, by name. One rule only: Hypothesis leaves out some rules of a life."""
-        name, arguments = step
+        name, *arguments = step
         getattr(self, name)(*arguments)
+        self.compare()
 
     def teardown(self) -> None:
-        found = list(self.client.scan_iter(match=f"{{{self.namespace}:*", count=1_000))
-        if found:
+        if found := self.client.keys(f"*{self.namespace}*"):
             self.client.delete(*found)
 
     # ---- producers
 
-    def fields(self, id: str) -> Fields:
-        return ["id", id, "actor", "record", "at", "1", "args", "[]"]
-
-    def token(self) -> str:
+    def number(self) -> int:
         self.made += 1
-        return f"t{self.made}"
+        return self.made
 
-    def send(self, id: str, level: int, key: str, token: str, delay_ms: int | None) -> str:
-        message = NewMessage(id, level, key, False, self.fields(id))
+    def fields(self, id: str) -> Fields:
+        """An entry's fields, unlike any other's."""
+        return ["id", id, "actor", "record", "at", str(self.number()), "args", "[]"]
+
+    def send(self, token: str, delay: str, sent: list[NewMessage]) -> None:
+        self.last_call = token, delay, sent
+        delay_ms = DELAYS[delay]
         if delay_ms is None:
-            (known,) = self.commands.enqueue(QUEUE, token, [message])
+            known = self.commands.enqueue(QUEUE, token, sent)
+            assert known == self.model.enqueue(token, sent)
         else:
-            (known,) = self.commands.schedule(QUEUE, token, delay_ms, [message])
-        return known
+            known = self.commands.schedule(QUEUE, token, delay_ms, sent)
+            assert known == self.model.schedule(token, delay != "later", sent)
+            self.pass_time(delay_ms)
+        note(f"  {token}: {delay} {[m.message_id for m in sent]} -> {known}")
 
-    def accept(self, id: str, level: int, key: str, token: str, delay_ms: int | None) -> None:
-        """Send a message that is not alive, and expect what its key allows."""
-        known = self.send(id, level, key, token, delay_ms)
-        holder = self.model.dedup.get(key) if key else None
-        if holder is not None and holder != id:
-            assert known == holder
-            return
-        assert known == id
-        place = "ready" if delay_ms is None else "due" if delay_ms == 0 else "scheduled"
-        self.model.copies[id] = Copy(id, key, level, place)
-        self.model.accepted[id] = self.model.accepted.get(id, 0) + 1
-        self.model.finished.pop(id, None)
-        self.model.tokens[id] = token
-        self.model.record_keys[id] = key
-        if key:
-            self.model.dedup[key] = id
+    def pass_time(self, delay_ms: int) -> None:
+        """Until the server's clock has passed a short delay; the long ones never come due."""
+        end = self.now_ms() + delay_ms
+        while delay_ms == SOON_MS and self.now_ms() < end:
+            pass  # a millisecond: a few round trips
 
-    def send_new(self, sent: list[tuple[int, str, int | None]]) -> None:
-        for level, key, delay_ms in sent:
-            token = self.token()
-            self.accept(f"m{self.made}", level, key, token, delay_ms)
+    def now_ms(self) -> int:
+        seconds, micros = self.client.time()
+        return int(seconds) * 1_000 + int(micros) // 1_000
 
-    def send_again(self, pick: int, message: tuple[int, str, int | None]) -> None:
-        if not self.model.tokens:
-            return
-        level, key, delay_ms = message
-        id, token = choose(sorted(self.model.tokens.items()), pick)
-        assert self.send(id, level, key, token, delay_ms) == id, "the same call again"
-        if id in self.model.finished:
-            self.accept(id, level, key, self.token(), delay_ms)
-        elif self.model.copies.get(id) in self.alive():
-            assert self.send(id, level, key, self.token(), delay_ms) == id
+    def send_new(self, sent: list[tuple[int, str]], delay: str) -> None:
+        ids = [f"m{self.number()}" for _ in sent]
+        made = [
+            NewMessage(id, level, key, False, self.fields(id))
+            for id, (level, key) in zip(ids, sent, strict=True)
+        ]
+        self.send(f"t{self.number()}", delay, made)
 
-    def alive(self) -> list[Copy]:
-        return self.model.at("ready", "scheduled", "due", "held", "released")
+    def send_again(self, pick: int, message: tuple[int, str], delay: str, successor: bool) -> None:
+        """A message that was there before: alive, finished or dead; a worker's own copy of it."""
+        known = [*(copy.id for copy in self.model.copies), *self.model.records]
+        running = [copy.id for copy in self.model.at(Place.HELD)]
+        latest = list(dict.fromkeys(id for id in reversed(known) if id))[:6]
+        if ids := [id for id in running if id] if successor and running else latest:
+            id, (level, key) = choose(ids, pick), message
+            made = NewMessage(id, level, key, successor, self.fields(id))
+            self.send(f"t{self.number()}", delay, [made])
+
+    def repeat_the_last_call(self) -> None:
+        """A client repeats it when the reply was lost."""
+        if self.last_call is not None:
+            self.send(*self.last_call)
+
+    def send_from_another_language(self, level: int, readable: bool) -> None:
+        id = f"x{self.number()}" if readable else ""
+        fields: Fields = self.fields(id) if readable else ["junk", str(self.number())]
+        flat = [str(part) for part in fields]
+        self.client.xadd(self.keys.ready[level], dict(zip(flat[::2], flat[1::2], strict=True)))
+        self.model.write_directly(id, level, fields)
 
     # ---- workers
 
     def fetch(self, consumer: str, count: int, lowest: bool, suspects: int) -> None:
         model = self.model
+        closed = model.tokens == 0
+        expected = model.fetch(consumer, count, lowest, suspects, LEVELS, list(self.seen.scheduled))
         fetched = self.commands.fetch(
-            QUEUE, consumer, count, lowest_first=lowest, suspects=suspects, signals=[]
+            QUEUE,
+            consumer,
+            count,
+            lowest_first=lowest,
+            suspects=suspects,
+            signals=self.read_signals.pop(consumer, []),
         )
-        assert fetched.gated == model.gated
-        if model.paused:
-            assert fetched.deliveries == []
-            return
-        for copy in model.at("due"):
-            copy.place = "ready"
-        room = count
-        if model.concurrency is not None:
-            room = min(count, max(0, model.concurrency - len(model.at("held"))))
-        taken = [self.hand_over(handed, consumer) for handed in fetched.deliveries]
-        assert len(taken) <= room
-        assert sum(copy.count >= SUSPECT_FROM for copy in taken) <= suspects
-        steps = [copy.level for copy in taken]
-        assert steps == sorted(steps, reverse=not lowest)
-        left = model.at("ready")
-        if suspects > sum(copy.count >= SUSPECT_FROM for copy in taken):
-            left += model.at("released")
-        else:
-            left += [c for c in model.at("released") if c.count + 1 < SUSPECT_FROM]
-        assert len(taken) == room or not left, "it left something that it could have handed over"
-        for copy in taken if lowest else ():
-            assert all(other.level >= copy.level for other in left)
-        for copy in () if lowest else taken:
-            assert all(other.level <= copy.level for other in left)
+        self.hand_over(consumer, fetched.deliveries, expected)
+        assert fetched.gated is model.gated
+        waits = not model.paused and (closed or bool(model.at(Place.SCHEDULED)))
+        assert (fetched.due_in_ms is not None) is waits
+        assert fetched.due_in_ms is None or fetched.due_in_ms <= LONG_MS
 
-    def hand_over(self, handed: Handed, consumer: str) -> Copy:
-        copy = self.model.copies[handed.fields[1].decode()]
-        assert copy.place in ("ready", "released"), f"{copy} was handed over twice"
-        assert (handed.lease.consumer, handed.lease.level) == (consumer, copy.level)
-        assert handed.lease.count == copy.count + 1
-        copy.place, copy.count, copy.lease, copy.expired = (
-            "held",
-            copy.count + 1,
-            handed.lease,
-            False,
-        )
-        return copy
+    def hand_over(self, consumer: str, handed: list[Handed], expected: list[Expected]) -> None:
+        for one, due in zip(handed, expected, strict=False):
+            note(f"  {consumer} gets {due.copy.id or 'junk'} #{one.lease.count}")
+        assert [
+            (one.lease.consumer, one.lease.level, one.lease.count, one.fields) for one in handed
+        ] == [(consumer, one.level, one.count, as_bytes(one.fields)) for one in expected]
+        for one, due in zip(handed, expected, strict=True):
+            self.model.hand_over(due.copy, one.lease)
+            self.leases.append((one.lease, due.copy.id, due.copy.key))
 
     def read_as_a_blocked_consumer_does(self, consumer: str) -> None:
-        streams = dict.fromkeys(self.keys.ready, ">")
-        for stream in streams:  # a consumer has fetched before, so the groups are there
-            with suppress(redis.ResponseError):
-                self.client.xgroup_create(stream, GROUP, "0", mkstream=True)
-        for stream, entries in self.client.xreadgroup(GROUP, consumer, streams, count=1) or []:
-            level = self.keys.ready.index(stream.decode())
+        """It has fetched before, so the groups are there; a gated one reads signals alone."""
+        self.fetch(consumer, 1, False, 0)
+        streams = [self.keys.wake] if self.model.gated else [*self.keys.ready, self.keys.wake]
+        reply = self.client.xreadgroup(GROUP, consumer, dict.fromkeys(streams, ">"), count=1)
+        handed = []
+        for stream, entries in reply:
             for entry_id, fields in entries:
-                lease = Lease(level, entry_id, 1, consumer)
-                flat = [part for pair in fields.items() for part in pair]
-                copy = self.hand_over(Handed(lease, flat), consumer)
-                if self.model.gated:
-                    self.end(copy, Release())
+                if stream.decode() == self.keys.wake:
+                    self.read_signals.setdefault(consumer, []).append(entry_id)
+                    continue
+                lease = Lease(self.keys.ready.index(stream.decode()), entry_id, 1, consumer)
+                handed.append(Handed(lease, [part for pair in fields.items() for part in pair]))
+        expected = [] if self.model.gated else self.model.read_blocked(LEVELS)
+        self.hand_over(consumer, handed, expected)
 
     def settle(self, ends: list[tuple[int, str, int]]) -> None:
-        for pick, outcome, level in ends:
-            held = self.model.at("held")
-            if held:
-                copy = choose(held, pick)
-                self.end(copy, self.outcome(outcome, copy.id, level))
+        """In one batch; what is named twice is settled once."""
+        if held := self.model.at(Place.HELD):
+            chosen = [(choose(held, pick), outcome, level) for pick, outcome, level in ends]
+            self.end(
+                [
+                    Settlement(c.lease, c.id, c.key, self.outcome(outcome, c, level))
+                    for c, outcome, level in chosen
+                    if c.lease is not None
+                ]
+            )
 
-    def outcome(self, name: str, id: str, level: int) -> Outcome:
-        fields = self.fields(id)
+    def end(self, settlements: list[Settlement]) -> None:
+        replies = self.commands.settle(QUEUE, settlements)
+        for each, reply in zip(settlements, replies, strict=True):
+            end = f"{type(each.outcome).__name__.lower()} {reply.name}"
+            note(f"  {each.lease.consumer}: {each.message_id} #{each.lease.count} {end}")
+        assert replies == self.model.settle(settlements)
+        if any(isinstance(s.outcome, Retry) and s.outcome.delay_ms == SOON_MS for s in settlements):
+            self.pass_time(SOON_MS)
+
+    def outcome(self, name: str, copy: Copy, level: int) -> Outcome:
+        if not copy.id and name.startswith("retry"):
+            name = "bury"  # what can't be read is only ever buried or released
+        fields = self.fields(copy.id) if copy.id else copy.fields
         made: dict[str, Outcome] = {
             "done": Done(),
             "retry": Retry(0, level, fields),
+            "retry soon": Retry(SOON_MS, level, fields),
             "retry later": Retry(LONG_MS, level, fields),
             "release": Release(),
             "bury": Bury("failed", "on purpose", fields),
         }
         return made[name]
 
-    def end(self, copy: Copy, outcome: Outcome) -> None:
-        lease = copy.lease
-        assert lease is not None
-        settled = self.commands.settle(QUEUE, [Settlement(lease, copy.id, copy.key, outcome)])
-        assert settled == [Settled.OK]
-        self.forget_lease(copy)
-        model = self.model
-        match outcome:
-            case Done():
-                del model.copies[copy.id]
-                model.finished[copy.id] = model.tokens[copy.id]
-                self.finalise(copy)
-            case Retry(delay_ms, level, _):
-                copy.place, copy.count = ("scheduled" if delay_ms else "ready"), 0
-                copy.level = level
-            case Release():
-                copy.place, copy.count = "released", copy.count - 1
-            case Bury():
-                copy.place = "dead"
-                self.finalise(copy)
-
-    def forget_lease(self, copy: Copy) -> None:
-        assert copy.lease is not None
-        self.model.stale.append((copy.lease, copy.id, copy.key))
-        copy.lease = None
-
-    def finalise(self, copy: Copy) -> None:
-        """An end for good, until somebody sends or redrives it."""
-        self.model.finalised[copy.id] = self.model.finalised.get(copy.id, 0) + 1
-        assert self.model.finalised[copy.id] <= self.model.accepted[copy.id]
-        if copy.key and self.model.dedup.get(copy.key) == copy.id:
-            del self.model.dedup[copy.key]
-
     def settle_what_was_lost(self, pick: int, outcome: str) -> None:
-        if not self.model.stale:
-            return
-        lease, id, key = choose(self.model.stale, pick)
-        if any(copy.lease == lease for copy in self.model.at("held")):
-            return  # released and taken again by the same consumer: its own lease, ADR 3
-        made = self.outcome(outcome, id, 0)
-        (settled,) = self.commands.settle(QUEUE, [Settlement(lease, id, key, made)])
-        assert settled is not Settled.OK
+        """A zombie's end of a delivery that was ended or taken from it."""
+        lost = [each for each in self.leases if self.model.owner(each[0]) is None]
+        if lost:  # its own again, when it released and took it: ADR 3
+            lease, id, key = choose((pick % 4 and self.taken()) or lost, pick)
+            made = self.outcome(outcome, Copy(id, key, ["junk", "0"], lease.level), lease.level)
+            self.end([Settlement(lease, id, key, made)])
 
-    def renew(self, some: list[int]) -> None:
-        held = [copy.lease for copy in self.model.at("held") if copy.lease is not None]
-        known = held + [lease for lease, _, _ in self.model.stale[-5:] if lease not in held]
+    def renew(self, some: list[int], late: bool) -> None:
+        """What is held, perhaps just before it would be reclaimed, and what was lost."""
+        held = self.model.at(Place.HELD)
+        if late and held:
+            self.let_run_out({choose(held, pick) for pick in some})
+        known = [copy.lease for copy in held if copy.lease] + [each[0] for each in self.taken()]
         asked = list({choose(known, pick) for pick in some} if known else ())
-        assert sorted(self.commands.renew(QUEUE, asked), key=str) == sorted(
-            (lease for lease in asked if lease not in held), key=str
-        )
-        for copy in self.model.at("held"):
-            if copy.lease in asked:
-                copy.expired = False
+        assert self.commands.renew(QUEUE, asked) == self.model.renew(asked)
+
+    def taken(self) -> list[tuple[Lease, str, str]]:
+        """Leases that were lost, of entries that are held or released now."""
+        there = {(c.level, c.entry_id) for c in self.model.at(Place.HELD, Place.RELEASED)}
+        return [
+            each
+            for each in self.leases
+            if (each[0].level, each[0].entry_id) in there and self.model.owner(each[0]) is None
+        ]
 
     # ---- the keeper
 
     def let_leases_run_out(self, some: list[int]) -> None:
-        for pick in some if self.model.at("held") else ():
-            self.let_run_out(choose(self.model.at("held"), pick))
+        there = self.model.at(Place.HELD, Place.RELEASED)
+        self.let_run_out({choose(there, pick) for pick in some} if there else ())
 
-    def let_run_out(self, copy: Copy) -> None:
-        assert copy.lease is not None
-        self.client.xclaim(
-            self.keys.ready[copy.level],
-            GROUP,
-            copy.lease.consumer,
-            0,
-            [copy.lease.entry_id],
-            idle=LEASE_MS * 2,
-            retrycount=copy.count,
-            justid=True,
-        )
-        copy.expired = True
+    def let_run_out(self, copies: Iterable[Copy]) -> None:
+        """As if a lease's time had passed, which the server is told with XCLAIM IDLE."""
+        for copy in copies:
+            note(f"  {copy} is left alone")
+            owner = copy.lease.consumer if copy.lease else "~released"
+            self.client.xclaim(
+                self.keys.ready[copy.level],
+                GROUP,
+                owner,
+                0,
+                [copy.entry_id],
+                idle=LEASE_MS * 2,
+                retrycount=copy.count,
+                justid=True,
+            )
+            copy.idle = True
 
     def reclaim(self, limit: int) -> None:
-        expired = [copy for copy in self.model.at("held") if copy.expired]
+        """A whole scan in bounded calls."""
         released = buried = 0
         position: Position | None = BEGINNING
         while position is not None:
             done = self.commands.reclaim(QUEUE, LEASE_MS, MAX_DELIVERIES, limit, position)
-            released, buried, position = (
-                released + done.released,
-                buried + done.buried,
-                done.position,
-            )
-        assert (released, buried) == self.take_back(expired)
+            released, buried = released + done.released, buried + done.buried
+            position = done.position
+        note(f"  {released} released, {buried} buried")
+        assert (released, buried) == self.model.reclaim()
 
-    def lose_a_consumer(self, consumer: str, level: int) -> None:
-        held = [
-            copy
-            for copy in self.model.at("held")
-            if copy.lease is not None and (copy.lease.consumer, copy.level) == (consumer, level)
-        ]
-        done = self.commands.reclaim_consumer(QUEUE, level, consumer, MAX_DELIVERIES, 100)
-        assert done == self.take_back(held)
+    def lose_leases(self, some: list[int], limit: int) -> None:
+        self.let_leases_run_out(some)
+        self.reclaim(limit)
 
-    def take_back(self, copies: Iterable[Copy]) -> tuple[int, int]:
+    def lose_a_consumer(self, consumer: str, level: int, limit: int) -> None:
         released = buried = 0
-        for copy in copies:
-            self.forget_lease(copy)
-            if copy.count >= MAX_DELIVERIES:
-                copy.place = "dead"
-                self.finalise(copy)
-                buried += 1
-            else:
-                copy.place = "released"
-                released += 1
-        return released, buried
+        while True:
+            done = self.commands.reclaim_consumer(QUEUE, level, consumer, MAX_DELIVERIES, limit)
+            assert sum(done) <= limit
+            if not any(done):
+                break
+            released, buried = released + done[0], buried + done[1]
+        note(f"  {released} released, {buried} buried")
+        assert (released, buried) == self.model.reclaim_consumer(level, consumer)
+
+    def reap(self) -> None:
+        self.commands.reap(QUEUE, 0)
+        self.read_signals.clear()  # they went with their readers
+        self.model.readers.clear()
 
     # ---- operators
 
-    def operate(self, what: str, limit: int) -> None:
-        match what:
-            case "pause":
-                assert self.commands.pause(QUEUE) is not self.model.paused
-                self.model.paused = True
-            case "resume":
-                assert self.commands.resume(QUEUE) is self.model.paused
-                self.model.paused = False
-            case "no limit" | "one" | "two":
-                self.limit({"no limit": None, "one": 1, "two": 2}[what])
-            case "reap":
-                self.commands.reap(QUEUE, 0)
-            case "purge":
-                self.purge(limit)
-            case _:
-                self.sweep(0 if what == "sweep all" else LONG_MS)
+    def operate(self, what: str) -> None:
+        if what == "pause":
+            assert self.commands.pause(QUEUE) is self.model.pause()
+        elif what == "resume":
+            assert self.commands.resume(QUEUE) is self.model.resume()
+        else:
+            bounds = LIMITS[what]
+            assert self.commands.limit(QUEUE, bounds) is self.model.limit(bounds)
 
-    def limit(self, concurrency: int | None) -> None:
-        changed = self.commands.limit(QUEUE, QueueLimit(concurrency))
-        assert changed is (concurrency != self.model.concurrency)
-        self.model.concurrency = concurrency
-
-    def redrive(self, pick: int, twice: bool) -> None:
-        if not self.model.at("dead"):
-            return
-        copy = choose(self.model.at("dead"), pick)
-        letter = Redriven(copy.id, copy.id, copy.level, copy.key, self.fields(copy.id))
-        assert self.commands.redrive(QUEUE, [letter] * (1 + twice)) == 1
-        model = self.model
-        copy.place, copy.count = "ready", 0
-        model.accepted[copy.id] += 1
-        model.tokens[copy.id] = "redrive"
-        model.record_keys[copy.id] = ""
-        if copy.key and copy.key not in model.dedup:
-            model.dedup[copy.key] = copy.id
-            model.record_keys[copy.id] = copy.key
+    def redrive(self, some: list[int]) -> None:
+        """Letters by name; one named twice goes once."""
+        dead = self.model.at(Place.DEAD)
+        if dead:
+            chosen = [choose(dead, pick) for pick in some]
+            fields = [self.fields(copy.id) if copy.id else copy.fields for copy in chosen]
+            letters = [
+                Redriven(c.letter, c.id, c.level, c.evidence["dedup"], new)
+                for c, new in zip(chosen, fields, strict=True)
+            ]
+            note(f"  letters {[letter.key for letter in letters]}")
+            assert self.commands.redrive(QUEUE, letters) == self.model.redrive(chosen, fields)
 
     def purge(self, limit: int) -> None:
-        dropped = 0
-        while step := self.commands.purge(QUEUE, limit):
-            dropped += step
-        gone = self.alive()
-        assert dropped == len(gone)
-        for copy in gone:
-            if copy.lease is not None:
-                self.forget_lease(copy)
-            del self.model.copies[copy.id]
-            key = self.model.record_keys.pop(copy.id)
-            if key and self.model.dedup.get(key) == copy.id:
-                del self.model.dedup[key]
-            del self.model.tokens[copy.id]
+        expected = self.model.purge(limit, LEVELS, list(self.seen.scheduled))
+        assert self.commands.purge(QUEUE, limit) == expected
 
-    def sweep(self, age_ms: int) -> None:
-        dead = self.model.at("dead")
-        dropped = self.commands.sweep(QUEUE, age_ms, 100)
-        assert dropped == (len(dead) if age_ms == 0 else 0)
-        for copy in dead if dropped else ():
-            del self.model.copies[copy.id]
+    def sweep(self, old: bool, limit: int) -> None:
+        """Nothing is old enough to be swept but by an age of 0."""
+        expected = 0 if old else self.model.sweep(limit, list(self.seen.dead))
+        assert self.commands.sweep(QUEUE, LONG_MS if old else 0, limit) == expected
 
     # ---- what must hold after every step
 
-    @invariant()
-    def every_message_is_in_its_one_place(self) -> None:
-        model = self.model
-        for level, stream in enumerate(self.keys.ready):
-            here = [c for c in model.at("ready", "held", "released") if c.level == level]
-            entries = [fields[b"id"].decode() for _, fields in self.client.xrange(stream)]
-            assert sorted(entries) == sorted(copy.id for copy in here)
-            assert self.pending(stream) == sorted(
-                (copy.lease.consumer if copy.lease else "~released", copy.count)
-                for copy in here
-                if copy.place != "ready"
-            )
-        scheduled = {copy.id for copy in model.at("scheduled", "due")}
-        dead = {copy.id for copy in model.at("dead")}
-        for index, values, expected in (
-            (self.keys.scheduled, self.keys.scheduled_messages, scheduled),
-            (self.keys.dead, self.keys.dead_messages, dead),
-        ):
-            assert {id.decode() for id in self.client.zrange(index, 0, -1)} == expected
-            assert {id.decode() for id in self.client.hkeys(values)} == expected
+    def compare(self) -> None:
+        before, self.seen = self.seen, read(self.client, self.keys)
+        for level in range(LEVELS):
+            self.entries_and_owners_agree(level)
+        self.scheduled_agree()
+        self.dead_agree()
+        self.records_and_keys_agree()
+        self.signals_were_given(before)
+        self.counts_agree()
+        self.no_other_key_is_there()
 
-    def pending(self, stream: str) -> list[tuple[str, int]]:
-        if not self.client.exists(stream) or not self.client.xinfo_groups(stream):
-            return []
-        rows = self.client.xpending_range(stream, GROUP, "-", "+", 1_000)
-        return sorted((row["consumer"].decode(), row["times_delivered"]) for row in rows)
+    def entries_and_owners_agree(self, level: int) -> None:
+        expected = self.model.stream(level)
+        found = self.seen.entries[level]
+        assert [fields for _, fields in found] == [as_bytes(copy.fields) for copy in expected]
+        owners = {}
+        for copy, (entry_id, _) in zip(expected, found, strict=True):
+            assert copy.entry_id in (b"", entry_id)
+            copy.entry_id = entry_id
+            if copy.place is not Place.READY:
+                owners[entry_id] = (copy.lease.consumer if copy.lease else "~released", copy.count)
+        assert self.seen.owners[level] == owners
 
-    @invariant()
-    def records_and_deduplication_keys_agree(self) -> None:
-        model = self.model
-        dedup = self.client.hgetall(self.keys.dedup)
-        assert {key.decode(): id.decode() for key, id in dedup.items()} == model.dedup
-        prefix = self.keys.job_prefix
-        names = self.client.scan_iter(match=f"{prefix}*", count=1_000)
-        ids = {name.decode().removeprefix(prefix) for name in names}
-        assert ids == set(model.tokens)
-        for id in ids:
-            record = self.client.hgetall(prefix + id)
-            assert record[b"token"].decode() == model.tokens[id]
-            copy = model.copies.get(id)
-            living = copy is not None and copy.place != "dead"
-            assert (b"state" not in record) is living, f"{id}: {record}"
-            assert (self.client.pttl(prefix + id) == -1) is living
+    def scheduled_agree(self) -> None:
+        expected = {copy.id: packed(copy) for copy in self.model.at(Place.SCHEDULED)}
+        assert len(expected) == len(self.model.at(Place.SCHEDULED))
+        assert self.seen.scheduled_messages == expected
+        assert self.seen.scheduled.keys() == expected.keys()
 
-    @invariant()
-    def the_inspector_counts_right_and_no_other_key_is_there(self) -> None:
+    def dead_agree(self) -> None:
+        expected = {copy.letter: copy for copy in self.model.at(Place.DEAD)}
+        assert len(expected) == len(self.model.at(Place.DEAD))
+        assert self.seen.dead.keys() == self.seen.dead_messages.keys() == expected.keys()
+        for name, value in self.seen.dead_messages.items():
+            parts = entry.unpack(value)
+            texts = [part.decode() for part in parts[:12]]
+            evidence = dict(zip(texts[::2], texts[1::2], strict=True))
+            assert float(evidence.pop("died_at")) == self.seen.dead[name]
+            assert evidence == expected[name].evidence
+            assert parts[12:] == as_bytes(expected[name].fields)
+
+    def records_and_keys_agree(self) -> None:
+        model, records = self.model, self.seen.records
+        assert records.keys() == model.records.keys()
+        for id, (fields, ttl_ms) in records.items():
+            record = model.records[id]
+            assert fields.get("state") == record.state, f"{id}: {fields}"
+            assert fields.get("token", "") == record.token
+            assert (ttl_ms == -1) is (record.state is None)
+            assert record.state is not None or fields.get("dedup", "") == record.key
+        assert self.seen.dedup == model.holders()
+        # The model is held to the promise as well: alive as long as a copy is.
+        living = {copy.id for copy in model.at(*LIVE)} - model.uncounted
+        recorded = {id for id, record in model.records.items() if record.state is None}
+        assert recorded - model.uncounted == living
+
+    def signals_were_given(self, before: Snapshot) -> None:
+        assert self.seen.signals - before.signals >= self.model.owed, "blocked consumers sleep on"
+        self.model.owed = 0
+        assert self.seen.waiting_signals <= SIGNALS_KEPT
+        assert self.seen.unread == {id for ids in self.read_signals.values() for id in ids}
+
+    def counts_agree(self) -> None:
         model = self.model
-        info = self.commands.inspect(QUEUE)
-        assert info.ready == len(model.at("ready", "released"))
-        assert info.in_flight == len(model.at("held"))
-        assert info.scheduled == len(model.at("scheduled", "due"))
-        assert info.due == len(model.at("due"))
-        assert info.dead == len(model.at("dead"))
+        info = self.inspector.queue(QUEUE)
+        assert info.ready == len(model.at(Place.READY, Place.RELEASED))
+        assert info.in_flight == len(model.at(Place.HELD))
+        assert info.scheduled == len(model.at(Place.SCHEDULED))
+        assert info.due == sum(copy.due for copy in model.at(Place.SCHEDULED))
+        assert info.dead == len(model.at(Place.DEAD))
         assert info.paused is model.paused
-        known = {
-            *self.keys.ready,
-            *(self.keys.wake, self.keys.control, self.keys.dedup, self.keys.scheduled),
-            *(self.keys.scheduled_messages, self.keys.dead, self.keys.dead_messages),
-        }
-        for name in self.client.scan_iter(match=f"{{{self.namespace}:*", count=1_000):
-            assert name.decode() in known or name.decode().startswith(self.keys.job_prefix)
-        assert self.client.xlen(self.keys.wake) <= 64
+        assert info.consumers <= len(CONSUMERS)
+        assert self.inspector.size(QUEUE) == len(model.at(*LIVE))
+
+    def no_other_key_is_there(self) -> None:
+        model = self.model
+        bounds = (model.bounds.global_concurrency, model.bounds.rate)
+        concurrency, rate = (None if bound is None else str(bound) for bound in bounds)
+        control = self.seen.control
+        assert (control.get("global_concurrency"), control.get("rate")) == (concurrency, rate)
+        assert ("paused" in control) is model.paused
+        assert bool(control) is model.gated
+        k = self.keys
+        known = {*k.ready, k.wake, k.control, k.dedup, k.scheduled, k.scheduled_messages}
+        known |= {k.dead, k.dead_messages, *(k.job_prefix + id for id in model.records)}
+        assert self.seen.names <= known
 
 
-def choose(items: list[Any], pick: int) -> Any:
+def choose(items: Sequence[Any], pick: int) -> Any:
     """One of them, by its number."""
     return items[pick % len(items)]
+
+
+def as_bytes(fields: Fields) -> list[bytes]:
+    return [part.encode() if isinstance(part, str) else part for part in fields]
+
+
+def packed(copy: Copy) -> bytes:
+    """A scheduled message as docs/wire-format.md describes it."""
+    return entry.pack(copy.fields, copy.level)
