@@ -238,6 +238,14 @@ class History:
         ids = {entry_id: fields[b"id"].decode() for entry_id, fields in entries}
         return {ids[row["message_id"]]: row["times_delivered"] for row in pending}
 
+    def wait_until_blocked(self) -> None:
+        """Wait until a worker blocks on the server."""
+        eventually(
+            lambda: int(self.broker.client.info("clients")["blocked_clients"]),
+            lambda blocked: blocked > 0,
+            what="a worker that blocks",
+        )
+
     def settle_down(self, timeout_s: float = PATIENCE_S) -> None:
         """Wait until nothing of the queue is ready, scheduled or in flight."""
         eventually(

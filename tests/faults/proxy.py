@@ -65,6 +65,7 @@ class Proxy:
         self._weather = Weather()
         self._cuts: list[Cut] = []
         self._connections: set[_Connection] = set()
+        self._ways: set[asyncio.Future[None]] = set()
         self._accepted = 0
         self._loop = asyncio.new_event_loop()
         self._open = asyncio.Event()  # cleared: nothing passes, in either direction
@@ -124,10 +125,10 @@ class Proxy:
             self._listener.close()
             for connection in list(self._connections):
                 _reset(connection)
-            others = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in others:
-                task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
+            for way in list(self._ways):
+                way.cancel()
+            while self._ways or self._connections:  # each removes itself
+                await asyncio.sleep(0)
 
         self._do(end())
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -152,16 +153,18 @@ class Proxy:
             return
         connection = _Connection(writer, to_server)
         self._connections.add(connection)
-        ways = [
+        ways = {
             asyncio.ensure_future(self._requests(connection, reader)),
             asyncio.ensure_future(self._replies(connection, from_server)),
-        ]
+        }
+        self._ways |= ways
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
+            self._ways -= ways
             self._connections.discard(connection)
             writer.close()
             to_server.close()

@@ -17,7 +17,7 @@ from tests.conftest import NewBroker, NewServer, StartWorker
 from tests.faults.conftest import Source
 from tests.faults.history import History
 from tests.processes import CommandLine, Launcher
-from tests.waiting import PATIENCE_S, eventually
+from tests.waiting import PATIENCE_S
 
 SHORT = """
 @dramatiq.actor(queue_name="work")
@@ -143,7 +143,7 @@ def test_30_a_blocked_worker_resumes_when_its_stream_or_group_is_taken_away(
     worker = launch(source(SHORT), threads=1, environment=SLOW_RESTART)
     worker.wait_until_ready()
     with redis.Redis.from_url(hurt.url) as client:
-        _wait_until_blocked(client)
+        history.wait_until_blocked()
         history.injure()
         injure(client, f"{{{namespace}:work}}")
     history.send("short", "ready")
@@ -154,14 +154,6 @@ def test_30_a_blocked_worker_resumes_when_its_stream_or_group_is_taken_away(
     assert not worker.ended
     history.settle_down()
     history.check(failures=0)
-
-
-def _wait_until_blocked(client: redis.Redis) -> None:
-    eventually(
-        lambda: int(client.info("clients")["blocked_clients"]),
-        lambda blocked: blocked > 0,
-        what="a worker that blocks",
-    )
 
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])

@@ -567,7 +567,7 @@ def work(who):
         if answer != asked:
             sys.exit(f"{{who}} asked for {{asked!r}} and got {{answer!r}}")
         sent = broker.enqueue(Message("work", "short", (asked.decode(),), {{}}, {{}}))
-        os.write(1, f"{{sent.message_id}}\n".encode())  # one write, so that lines don't mix
+        os.write(1, f"{{sent.message_id}}\\n".encode())  # one write, so that lines don't mix
 
 
 work("before")  # the connections exist, and are in use after the fork as well
