@@ -394,11 +394,8 @@ class StreamsBroker(Broker):
                 or self._blocking[0] != os.getpid()
                 or self._blocking[1] < block_ms
             ):
-                self._blocking = (
-                    os.getpid(),
-                    block_ms,
-                    clients.derive(self.client, socket_timeout=block_ms / 1000 + 5),
-                )
+                client = clients.derive(self.client, socket_timeout=block_ms / 1000 + 5)
+                self._blocking = (os.getpid(), block_ms, client)
             return self._blocking[2]
 
     # -- Settling ---------------------------------------------------------------------

@@ -12,9 +12,9 @@ from dramatiq.errors import DecodeError
 from dramatiq.logging import get_logger
 
 from broker import entry
-from broker.clients import routed
 from broker.commands import Handed
 from broker.delivery import SUSPECT_FROM, Delivery, Lease
+from broker.direct import pipeline
 from broker.errors import translated
 from broker.keys import GROUP
 from broker.outcome import Bury, Release
@@ -94,30 +94,20 @@ class StreamsConsumer(Consumer):
         if fetched.due_in_ms is None:
             self._block(self.timeout)
         elif fetched.due_in_ms > 0:
-            self._block(min(self.timeout, fetched.due_in_ms))
+            block_ms = min(self.timeout, fetched.due_in_ms)
+            self._block(block_ms, due_s=block_ms / 1000)
             self._quiet = 0
 
-    def _block(self, block_ms: int) -> None:
+    def _block(self, block_ms: int, *, due_s: float | None = None) -> None:
         streams = [self._keys.wake] if self._gated else [*self._keys.ready, self._keys.wake]
-        command = (
-            "XREADGROUP",
-            "GROUP",
-            GROUP,
-            self.broker.consumer_name,
-            "COUNT",
-            1,
-            "BLOCK",
-            block_ms,
-            "STREAMS",
-        )
+        consumer, block = self.broker.consumer_name, ("COUNT", 1, "BLOCK", block_ms)
+        ids = [">"] * len(streams)
+        read = ("XREADGROUP", "GROUP", GROUP, consumer, *block, "STREAMS", *streams, *ids)
+        # Answered after the read: a pause or limit set while it began is seen here.
+        look = ("EXISTS", self._keys.control)
         with translated():
             client = self.broker.blocking_client(block_ms)
-            pipe = client.pipeline(transaction=False)
-            ids = [">"] * len(streams)
-            pipe.execute_command(*command, *streams, *ids, **routed(client, streams[0]))
-            # Answered after the read: a pause or limit set while it began is seen here.
-            pipe.exists(self._keys.control)
-            reply, gated_by_now = pipe.execute(raise_on_error=False)
+            reply, gated_by_now = pipeline(client, streams[0], read, look, due_s=due_s)
             if isinstance(reply, redis.ResponseError) and str(reply).startswith(_STREAM_GONE):
                 self._quiet = 0
                 return  # deleted under us: the next fetch makes it again
@@ -143,8 +133,9 @@ class StreamsConsumer(Consumer):
                     lease = Lease(
                         self._keys.ready.index(name), entry_id, 1, self.broker.consumer_name
                     )
-                    flat = [part for pair in fields.items() for part in pair]
-                    handed.append(Handed(lease, flat))
+                    if isinstance(fields, dict):  # a cluster's client converts
+                        fields = [part for pair in fields.items() for part in pair]
+                    handed.append(Handed(lease, fields))
         return handed
 
     def _take(self, handed: Iterable[Handed]) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import redis
 
+from broker.clients import routed
 from broker.scripts import Client
 
 
@@ -24,16 +27,37 @@ class Direct:
         self._pool = pool
 
     def execute_command(self, *args: Any) -> Any:
+        (reply,) = self.pipeline(args)
+        if isinstance(reply, redis.ResponseError):
+            raise reply
+        return reply
+
+    def pipeline(self, *commands: Sequence[Any]) -> list[Any]:
+        """Send all, then read the reply of each; that of a refused one is its error."""
+        with self._exchange() as connection:
+            connection.send_packed_command(connection.pack_commands(commands))
+            return [_reply(connection) for _ in commands]
+
+    def pipeline_until(self, due_s: float, *commands: Sequence[Any]) -> list[Any]:
+        """As :meth:`pipeline`, but the first one blocks for ``due_s`` seconds at the most.
+
+        A server ends a BLOCK at its next tick, a tenth of a second apart by default; this
+        wakes itself up by CLIENT UNBLOCK.
+        """
+        with self._exchange() as connection:
+            connection.send_packed_command(connection.pack_commands((("CLIENT", "ID"), *commands)))
+            own_id = _reply(connection)
+            if not connection.can_read(timeout=due_s):
+                self.pipeline(("CLIENT", "UNBLOCK", own_id))
+            return [_reply(connection) for _ in commands]
+
+    @contextmanager
+    def _exchange(self) -> Iterator[redis.Connection]:
         connection = self._connection()
         answered = False
         try:
-            connection.send_packed_command(connection.pack_command(*args))
-            reply = connection.read_response()
+            yield connection
             answered = True
-            return reply
-        except redis.ResponseError:
-            answered = True
-            raise
         finally:
             if not answered:
                 connection.disconnect()
@@ -48,6 +72,13 @@ class Direct:
             # In the middle of a handshake, after which redis-py keeps the connection.
             self._pool.disconnect(inuse_connections=False)
             raise
+
+
+def _reply(connection: redis.Connection) -> Any:
+    try:
+        return connection.read_response()
+    except redis.ResponseError as error:
+        return error
 
 
 class Repeating:
@@ -76,3 +107,20 @@ def direct(client: Any, *, repeat: bool) -> Client:
     if type(client) is not redis.Redis:
         return client  # type: ignore[no-any-return]
     return Repeating(client) if repeat else Direct(client.connection_pool)
+
+
+def pipeline(
+    client: Any, key: str, *commands: Sequence[Any], due_s: float | None = None
+) -> list[Any]:
+    """Commands for the server that keeps ``key``; their replies, of which some are errors.
+
+    The first one may block, until ``due_s`` seconds have passed if that is given; with a
+    cluster, which is not asked directly, it may be a tenth of a second longer.
+    """
+    if type(client) is redis.Redis:
+        own = Direct(client.connection_pool)
+        return own.pipeline(*commands) if due_s is None else own.pipeline_until(due_s, *commands)
+    pipe = client.pipeline(transaction=False)
+    for command in commands:
+        pipe.execute_command(*command, **routed(client, key))
+    return list(pipe.execute(raise_on_error=False))

@@ -109,9 +109,11 @@ class Keeper:
     def _renew(self, queue: str, held: InFlight) -> None:
         leases = held.leases()
         for start in range(0, len(leases), _RENEWED_PER_CALL):
-            for lost in self._commands.renew(queue, leases[start : start + _RENEWED_PER_CALL]):
+            lost = self._commands.renew(queue, leases[start : start + _RENEWED_PER_CALL])
+            # Most of what is lost has been settled in between.
+            for lease in set(lost).intersection(held.leases()) if lost else ():
                 self._logger.warning(
-                    "Lost the lease of entry %r on queue %r.", lost.entry_id.decode(), queue
+                    "Lost the lease of entry %r on queue %r.", lease.entry_id.decode(), queue
                 )
 
     def _reclaim(self, queue: str) -> None:

@@ -97,3 +97,18 @@ def test_a_client_of_ones_own_class_runs_the_scripts_itself(
     with Traced.from_url(server.url) as traced:
         StreamsBroker(client=traced, namespace=namespace).enqueue(message(1))
     assert "EVALSHA" in seen
+
+
+def test_a_blocking_read_ends_when_it_is_due_and_not_when_the_server_looks(
+    client: redis.Redis, namespace: str
+) -> None:
+    stream = f"{{{namespace}}}:stream"
+    client.xgroup_create(stream, "g", mkstream=True)
+    read = ("XREADGROUP", "GROUP", "g", "c", "BLOCK", 60_000, "STREAMS", stream, ">")
+    direct = Direct(client.connection_pool)
+    assert direct.pipeline_until(0.01, read, ("ECHO", "after")) == [None, b"after"]
+    client.xadd(stream, {"a": "1"})
+    (reply, after) = direct.pipeline_until(60.0, read, ("ECHO", "after"))
+    assert reply[0][1][0][1] == [b"a", b"1"]
+    assert after == b"after"
+    assert client.echo("next") == b"next"
