@@ -109,6 +109,6 @@ def test_a_blocking_read_ends_when_it_is_due_and_not_when_the_server_looks(
     assert direct.pipeline_until(0.01, read, ("ECHO", "after")) == [None, b"after"]
     client.xadd(stream, {"a": "1"})
     (reply, after) = direct.pipeline_until(60.0, read, ("ECHO", "after"))
-    assert reply[0][1][0][1] == [b"a", b"1"]
+    assert "[b'a', b'1']" in str(reply)  # in the shape of either protocol
     assert after == b"after"
     assert client.echo("next") == b"next"
