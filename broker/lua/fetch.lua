@@ -182,8 +182,15 @@ if ARGV[3] == "1" then
   first, last, step = FIRST, #KEYS, 1
 end
 for i = first, last, step do
-  hand_over_released(i - FIRST, KEYS[i])
-  hand_over_new(i - FIRST, KEYS[i])
+  if redis.call("XLEN", KEYS[i]) > 0 then
+    hand_over_released(i - FIRST, KEYS[i])
+    hand_over_new(i - FIRST, KEYS[i])
+  end
+end
+if #deliveries == 0 then  -- the consumer is about to block on all levels: their groups have to be there
+  for i = FIRST, #KEYS do
+    with_group(KEYS[i], "XPENDING", KEYS[i], "workers")
+  end
 end
 
 if tokens then
