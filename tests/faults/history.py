@@ -64,7 +64,8 @@ class Finalisations:
 
     def __init__(self, url: str) -> None:
         self.count: Counter[str] = Counter()
-        self._client = redis.Redis.from_url(url, protocol=2, socket_timeout=None)
+        self._url = url
+        self._client = redis.Redis.from_url(url, protocol=2, socket_timeout=PATIENCE_S)
         self._mark = f"end-{uuid4().hex}"
         self._listening = threading.Event()
         self._thread = threading.Thread(target=self._listen, daemon=True)
@@ -82,7 +83,8 @@ class Finalisations:
         return self.count
 
     def _listen(self) -> None:
-        with self._client.monitor() as monitor:
+        patient = redis.Redis.from_url(self._url, protocol=2, socket_timeout=None)
+        with patient, patient.monitor() as monitor:
             self._listening.set()
             for seen in monitor.listen():
                 command = str(seen["command"])
