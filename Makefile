@@ -51,7 +51,7 @@ bench: $(STAMP) ## measure against the stock RedisBroker in the same run
 	$(PY) -m bench
 
 faults: $(STAMP) ## break things on purpose, the slow ones too
-	$(PY) -m pytest -m faults tests/faults
+	$(PY) -m pytest -m faults
 
 soak: $(STAMP) ## the slow tests alone
 	$(PY) -m pytest -m slow
