@@ -7,9 +7,11 @@ it in the end.
 
 from __future__ import annotations
 
+import os
 import textwrap
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import redis
@@ -32,10 +34,17 @@ own = redis.Redis.from_url(NOTEBOOK, socket_timeout=None)
 
 
 def note(event, label=""):
+    note_all([event], label)
+
+
+def note_all(events, label=""):
     current = CurrentMessage.get_current_message()
     message_id = current.message_id if current else ""
-    fields = dict(event=event, id=message_id, label=label, pid=os.getpid())
-    own.xadd(NAMESPACE + ":effects", fields)
+    with own.pipeline(transaction=False) as pipe:
+        for event in events:
+            fields = dict(event=event, id=message_id, label=label, pid=os.getpid())
+            pipe.xadd(NAMESPACE + ":effects", fields)
+        pipe.execute()
 
 
 def first_time(what):
@@ -92,6 +101,7 @@ class Effects:
         self._key = f"{namespace}:effects"
         self._namespace = namespace
         self._last = "0"
+        self._unread: deque[Effect] = deque()
         self.all: list[Effect] = []
 
     def close(self) -> None:
@@ -133,27 +143,40 @@ class Effects:
             pass
         return self.all
 
+    def note(self, event: str, message_ids: Iterable[str]) -> None:
+        """As a job does it, for consumers that a test plays itself."""
+        with self._client.pipeline(transaction=False) as pipe:
+            for message_id in message_ids:
+                fields = {"event": event, "id": message_id, "label": "", "pid": os.getpid()}
+                pipe.xadd(self._key, fields)  # type: ignore[arg-type]  # invariant dict
+            pipe.execute()
+
     def _read(self, timeout_s: float) -> Iterator[Effect]:
         deadline = time.monotonic() + timeout_s
         while True:
+            while self._unread:
+                self.all.append(self._unread.popleft())
+                yield self.all[-1]
             left_ms = int((deadline - time.monotonic()) * 1000)
             block = None if left_ms <= 0 else min(left_ms, 1000)
-            reply = self._client.xread({self._key: self._last}, count=1, block=block)
+            reply = self._client.xread({self._key: self._last}, count=1000, block=block)
             if reply:
-                yield self._keep(reply)
+                self._keep(reply)
             elif block is None:
                 return
 
-    def _keep(self, reply: object) -> Effect:
+    def _keep(self, reply: object) -> None:
         # redis-py's own type for this reply covers every protocol at once; this is protocol 2's.
         by_key: list[tuple[str, list[tuple[str, dict[str, str]]]]] = reply  # type: ignore[assignment]
-        self._last, fields = by_key[0][1][0]
-        effect = Effect(
-            event=fields["event"],
-            message_id=fields["id"],
-            label=fields["label"],
-            pid=int(fields["pid"]),
-            at_s=time.monotonic(),
-        )
-        self.all.append(effect)
-        return effect
+        read_at_s = time.monotonic()
+        for entry_id, fields in by_key[0][1]:
+            self._last = entry_id
+            self._unread.append(
+                Effect(
+                    event=fields["event"],
+                    message_id=fields["id"],
+                    label=fields["label"],
+                    pid=int(fields["pid"]),
+                    at_s=read_at_s,
+                )
+            )

@@ -96,6 +96,8 @@ def history(
         finalisations.stop()
     for found in made.findings:
         request.node.user_properties.append(("findings", asdict(found)))
+    if made.measured:
+        request.node.user_properties.append(("measured", made.measured))
 
 
 @pytest.fixture

@@ -10,19 +10,21 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
-import msgspec
 import redis
 from dramatiq import Message
 
 from broker import StreamsBroker
+from broker.entry import unpack
 from tests.applications import Effects
 from tests.waiting import PATIENCE_S, eventually
+
+_PAGE = 20_000
 
 #: A job's record is given its final state exactly when the job is finished or buried.
 _FINISHED = re.compile(r"^HSET \{[^}]*\}:job:(\S+) state (?:completed|dead)\b")
@@ -111,26 +113,42 @@ class Places:
 
 
 def places(client: redis.Redis, namespace: str, queue: str, levels: int = 10) -> Places:
-    """Read the raw keys, as the page on the wire format documents them, in one transaction."""
+    """Read the raw keys, as the page on the wire format documents them.
+
+    In one transaction, so that nothing moves meanwhile; a long stream, which no test reads
+    before it is at rest, in pages.
+    """
     prefix = f"{{{namespace}:{queue}}}"
+    streams = [f"{prefix}:ready:{level}" for level in range(levels)]
+    long = {stream for stream in streams if client.xlen(stream) > _PAGE}
     with client.pipeline(transaction=True) as pipe:
-        for level in range(levels):
-            pipe.xrange(f"{prefix}:ready:{level}")
+        for stream in streams:
+            pipe.xrange(stream, count=1 if stream in long else None)
         pipe.hkeys(f"{prefix}:scheduled:messages")
         pipe.zrange(f"{prefix}:scheduled", 0, -1)
         pipe.hvals(f"{prefix}:dead:messages")
         pipe.zcard(f"{prefix}:dead")
-        *streams, scheduled, due, dead, deaths = pipe.execute()
+        *replies, scheduled, due, dead, deaths = pipe.execute()
     assert sorted(scheduled) == sorted(due), "a scheduled message without a time, or the reverse"
     assert len(dead) == deaths, "a dead letter without a time, or the reverse"
     ready: list[str] = []
     in_flight: list[str] = []
-    for level, entries in enumerate(streams):
-        held = _held(client, f"{prefix}:ready:{level}") if entries else set()
-        for entry_id, fields in entries:
+    for stream, entries in zip(streams, replies, strict=True):
+        held = _held(client, stream) if entries else set()
+        for entry_id, fields in _pages(client, stream) if stream in long else entries:
             message_id = fields.get(b"id", b"").decode()
             (in_flight if entry_id in held else ready).append(message_id)
     return Places(ready, in_flight, [i.decode() for i in scheduled], [_id_of(d) for d in dead])
+
+
+def _pages(client: redis.Redis, stream: str) -> Iterator[Any]:
+    start = "-"
+    while True:
+        page: Any = client.xrange(stream, start, count=_PAGE)
+        yield from page
+        if len(page) < _PAGE:
+            return
+        start = "(" + page[-1][0].decode()
 
 
 def _held(client: redis.Redis, stream: str) -> set[Any]:
@@ -143,8 +161,10 @@ def _held(client: redis.Redis, stream: str) -> set[Any]:
 
 
 def _id_of(packed: bytes) -> str:
-    parts = msgspec.msgpack.decode(packed, type=list[str])
-    return dict(zip(parts[::2], parts[1::2], strict=True)).get("id", "")
+    parts = unpack(packed)
+    return (
+        dict(zip(parts[::2], parts[1::2], strict=True)).get(b"id", b"").decode("utf-8", "replace")
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +194,8 @@ class History:
     """Message id -> queue, of every enqueue that returned."""
     findings: list[Findings] = field(default_factory=list)
     """What the checks found, the ones that failed included."""
+    measured: dict[str, float] = field(default_factory=dict)
+    """Figures that the row is about, for the table; the unit is in the name."""
     _injuries: int = 0
     _injured_at: float | None = None
     _recovered_s: float | None = None
@@ -228,6 +250,10 @@ class History:
         self._recovered_s = time.monotonic() - self._injured_at
         return self._recovered_s
 
+    def measure(self, name: str, value: float) -> None:
+        """Publish a figure with the row."""
+        self.measured[name] = round(value, 3)
+
     def places(self, queue: str = "work") -> Places:
         """Where the queue's messages are now."""
         return places(self.broker.client, self.broker.namespace, queue)
@@ -272,6 +298,7 @@ class History:
         failures: int,
         expected_runs: int = 1,
         given_up: Iterable[str] = (),
+        redriven: Iterable[str] = (),
         at_rest: bool = True,
     ) -> None:
         """Hold the invariants.
@@ -280,6 +307,7 @@ class History:
           failures: injected failures; each may repeat a job once.
           expected_runs: how often each job runs without any failure (1 and its retries).
           given_up: messages that the test itself took from the server.
+          redriven: messages that were buried and sent back: each ends once more.
           at_rest: everything has ended, so nothing may be in flight any more.
         """
         executions, finished = self.executions(), self.finished()
@@ -291,7 +319,8 @@ class History:
             kept += now.all
         lost = {sent for sent in self.acknowledged if sent not in finished and sent not in kept}
         counts = Counter[str]() if self.finalisations is None else self.finalisations.stop()
-        twice = {sent: count for sent, count in counts.items() if count > 1}
+        again = set(redriven)
+        twice = {sent: count for sent, count in counts.items() if count > 1 + (sent in again)}
         self._find(failures, expected_runs, executions, lost, set(given_up), twice)
         assert not (at_rest and in_flight), f"still in flight: {in_flight}"
         assert lost == set(given_up), f"acknowledged and nowhere: {lost}"

@@ -38,6 +38,8 @@ class Rows:
     def __init__(self) -> None:
         self.tests: dict[str, dict[str, str]] = defaultdict(dict)
         self.findings: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        #: Figures that a row is about; the worst of its tests'.
+        self.measured: dict[str, dict[str, float]] = defaultdict(dict)
 
     def add(self, report: pytest.TestReport) -> None:
         """Take in one phase of a test."""
@@ -52,6 +54,10 @@ class Rows:
                 if name == "findings":
                     assert isinstance(found, dict)
                     self.findings[row].append(found)
+                if name == "measured":
+                    assert isinstance(found, dict)
+                    for figure, value in found.items():
+                        self.measured[row][figure] = max(value, self.measured[row].get(figure, 0))
 
     def unchecked(self) -> list[str]:
         """Rows that passed without a check."""
@@ -89,6 +95,7 @@ class Rows:
                 )
             },
             "seconds_to_recover": round(max(times), 2) if times else None,
+            "measured": self.measured.get(row, {}),
         }
 
     def table(self) -> list[str]:
@@ -142,6 +149,9 @@ class Plugin:
         terminalreporter.section("faults")
         for line in self._rows.table():
             terminalreporter.write_line(line)
+        for row, figures in sorted(self._rows.measured.items()):
+            for name, value in figures.items():
+                terminalreporter.write_line(f"row {row}: {name}: {value:g}")
         for row in self._rows.violated():
             terminalreporter.write_line(f"row {row}: an invariant is violated", red=True)
         for row in self._rows.unchecked():

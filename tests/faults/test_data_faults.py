@@ -1,21 +1,19 @@
-"""Rows 44 and 45: entries that can't be decoded, and actors that nobody knows (yet)."""
+"""Rows 44, 45 and 50: entries nobody can decode or run (yet), and values that JSON mangles."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-import dramatiq
 import pytest
-import redis
-from dramatiq import Message
 
 from broker import StreamsBroker
-from broker.embedded import EmbeddedValkey
-from tests.applications import Effects, application
-from tests.conftest import NewBroker, StartWorker
-from tests.contract.recording import Seen
+from broker.entry import unpack
+from tests.applications import Effects
+from tests.faults.conftest import Source
+from tests.faults.history import History
 from tests.processes import Launcher
-from tests.waiting import PATIENCE_S, eventually
+from tests.waiting import eventually
 
 GARBAGE: dict[str, dict[Any, Any]] = {
     "no field of ours": {b"\xff\x00": b"\x00\xfe"},
@@ -43,23 +41,31 @@ def short(label):
 """
 
 
+DEPLOYED = """
+
+@dramatiq.actor(queue_name="work")
+def to_be_deployed(label):
+    note("started", label)
+    note("done", label)
+"""
+
+
 def test_44_what_cannot_be_decoded_is_buried_with_its_bytes_and_the_consumer_goes_on(
     launch: Launcher,
-    server: EmbeddedValkey,
-    client: redis.Redis,
-    new_broker: NewBroker,
+    source: Source,
+    history: History,
+    effects: Effects,
+    producer: StreamsBroker,
     namespace: str,
 ) -> None:
-    producer = new_broker("streams", server.url)
-    assert isinstance(producer, StreamsBroker)
-    effects = Effects(server.url, namespace)
     ready = f"{{{namespace}:work}}:ready:0"
-    producer.declare_queue("work")
+    history.injure(len(GARBAGE))
     for fields in GARBAGE.values():
-        client.xadd(ready, fields)
-    producer.enqueue(message("short", "behind the garbage"))
-    worker = launch(application("streams", server.url, namespace, SHORT), threads=1)
+        producer.client.xadd(ready, fields)
+    history.send("short", "behind the garbage")
+    worker = launch(source(SHORT), threads=1)
     effects.next("done", label="behind the garbage")
+    history.recovered()
     letters = eventually(
         lambda: producer.inspector.dead("work"),
         lambda found: len(found) == len(GARBAGE),
@@ -74,7 +80,8 @@ def test_44_what_cannot_be_decoded_is_buried_with_its_bytes_and_the_consumer_goe
         assert any(wanted.items() <= _by_text(found).items() for found in kept), name
     assert "Restarting consumer" not in worker.log
     assert not worker.ended
-    effects.close()
+    history.settle_down()
+    history.check(failures=0)
 
 
 def _text(key: bytes | str) -> str:
@@ -89,69 +96,116 @@ def _by_text(fields: dict[str, bytes]) -> dict[str, bytes]:
     return found
 
 
-def message(actor: str, *args: object) -> Message[None]:
-    return Message(queue_name="work", actor_name=actor, args=args, kwargs={}, options={})
-
-
 @pytest.mark.parametrize("delay", [None, 10], ids=["ready", "delayed"])
 def test_45_an_unknown_actor_is_tried_for_a_while_then_buried_and_redriven_after_the_deploy(
-    server: EmbeddedValkey,
-    new_broker: NewBroker,
-    start_worker: StartWorker,
+    launch: Launcher,
+    source: Source,
+    history: History,
+    effects: Effects,
+    producer: StreamsBroker,
     delay: int | None,
 ) -> None:
-    streams = new_broker("streams", server.url, unknown_actor_grace=600)
-    assert isinstance(streams, StreamsBroker)
-    seen = Seen()
-
-    @dramatiq.actor(queue_name="work")
-    def known(value: str) -> None:
-        seen.add(value)
-
-    start_worker(streams, threads=1)
-    sent = streams.enqueue(message("to_be_deployed", "value"), delay=delay)
-    known.send("behind")
-    assert seen.next() == "behind", "an unknown actor held the queue up"
+    old = launch(source(SHORT, unknown_actor_grace=600), threads=1)
+    old.wait_until_ready()
+    history.injure()
+    sent = history.send("to_be_deployed", "value", delay=delay)
+    history.send("short", "behind")
+    effects.next("done", label="behind")
     (letter,) = eventually(
-        lambda: streams.inspector.dead("work"), lambda found: len(found) == 1, what="the burial"
+        lambda: producer.inspector.dead("work"), lambda found: len(found) == 1, what="the burial"
     )
     assert letter.reason == "unknown_actor"
     assert letter.actor == "to_be_deployed"
     assert "to_be_deployed" in letter.error
-
-    @dramatiq.actor(queue_name="work")
-    def to_be_deployed(value: str) -> None:
-        seen.add(value)
-
-    assert streams.inspector.redrive("work") == 1
-    assert seen.next() == "value"
-    streams.join("work", timeout=int(PATIENCE_S * 1000))
     assert letter.message is not None
-    assert letter.message.message_id == sent.message_id
-    assert streams.inspector.queue("work").dead == 0
+    assert letter.message.message_id == sent
+    old.terminate()
+    launch(source(SHORT + DEPLOYED), threads=1)
+    assert producer.inspector.redrive("work") == 1
+    effects.next("done", label="value")
+    history.recovered()
+    history.settle_down()
+    history.check(failures=0, redriven=[sent])
 
 
 def test_45_an_unknown_actor_that_is_deployed_in_time_is_executed(
-    server: EmbeddedValkey, new_broker: NewBroker, start_worker: StartWorker
+    launch: Launcher, source: Source, history: History, effects: Effects
 ) -> None:
-    streams = new_broker("streams", server.url, unknown_actor_grace=60_000)
-    assert isinstance(streams, StreamsBroker)
-    seen = Seen()
+    old = launch(source(SHORT, unknown_actor_grace=60_000), threads=1)
+    old.wait_until_ready()
+    history.injure()
+    history.send("to_be_deployed", "value")
+    history.send("short", "behind")
+    effects.next("done", label="behind")
+    old.terminate()
+    launch(source(SHORT + DEPLOYED, unknown_actor_grace=60_000), threads=1)
+    effects.next("done", label="value")
+    history.recovered()
+    history.settle_down()
+    assert history.places().dead == []
+    history.check(failures=0)
 
-    @dramatiq.actor(queue_name="work")
-    def known(value: str) -> None:
-        seen.add(value)
 
-    worker = start_worker(streams, threads=1)
-    streams.enqueue(message("to_be_deployed", "value"))
-    known.send("behind")
-    assert seen.next() == "behind"
-    worker.stop()
+EXTREMES: dict[str, Any] = {
+    "integers": [2**53 + 1, -(2**63), 2**64 - 1, 10**40],
+    "no numbers": [float("nan"), float("inf"), float("-inf"), -0.0, 5e-324],
+    "empty": [[], {}, [[]], [{}], "", None, False, 0],
+    "emoji": ["\N{GRINNING FACE}\N{HEAVY BLACK HEART}\ufe0f", {"\N{SNOWMAN}": "\u202e"}],
+    "NUL": ["\x00", "a\x00b", "\x00" * 1000],
+    "lone surrogate": ["\ud800"],
+}
 
-    @dramatiq.actor(queue_name="work")
-    def to_be_deployed(value: str) -> None:
-        seen.add(value)
+ECHO = """
+import json
 
-    start_worker(streams, threads=1)
-    assert seen.next() == "value"
-    assert streams.inspector.queue("work").dead == 0
+
+@dramatiq.actor(queue_name="work", max_retries=1, min_backoff=50, max_backoff=50)
+def echo(name, value):
+    note("started")
+    if first_time("to be retried " + name):
+        raise RuntimeError("on purpose")
+    note("seen", json.dumps([name, value]))
+    if first_time("to be buried " + name):
+        raise RuntimeError("on purpose")
+    note("done")
+"""
+
+
+def test_50_values_come_through_schedule_retry_burial_and_redrive_as_they_were(
+    launch: Launcher,
+    source: Source,
+    history: History,
+    effects: Effects,
+    producer: StreamsBroker,
+) -> None:
+    prefix = f"{{{producer.namespace}:work}}"
+    sent = {history.send("echo", *item, delay=60_000): item for item in EXTREMES.items()}
+    history.injure()
+    scheduled: Any = producer.client.hgetall(f"{prefix}:scheduled:messages")
+    args = {key.decode(): _args(unpack(value)) for key, value in scheduled.items()}
+    for message_id, item in sent.items():
+        assert json.dumps(json.loads(args[message_id])) == json.dumps(item)
+        # Its time comes.
+        producer.client.zadd(f"{prefix}:scheduled", {message_id: 1})
+    worker = launch(source(ECHO), threads=1)
+    letters = eventually(
+        lambda: producer.inspector.dead("work"),
+        lambda found: len(found) == len(sent),
+        what="the burials",
+    )
+    assert {letter.id: letter.fields["args"] for letter in letters} == args
+    assert worker.terminate() == 0
+    assert producer.inspector.redrive("work") == len(sent)
+    entries: Any = producer.client.xrange(f"{prefix}:ready:0")
+    assert {fields[b"id"].decode(): fields[b"args"] for _, fields in entries} == args
+    launch(source(ECHO), threads=1)
+    history.settle_down()
+    history.recovered()
+    seen = [effect.label for effect in effects.catch_up() if effect.event == "seen"]
+    assert sorted(seen) == sorted(json.dumps(item) for item in sent.values() for _ in range(2))
+    assert history.finished() == set(sent)
+    history.check(failures=0, expected_runs=3, redriven=sent)
+
+
+def _args(flat: list[bytes]) -> bytes:
+    return dict(zip(flat[::2], flat[1::2], strict=True))[b"args"]
