@@ -51,10 +51,12 @@ bench: $(STAMP) ## measure against the stock RedisBroker in the same run
 	$(PY) -m bench
 
 faults: $(STAMP) ## break things on purpose, the slow ones too
-	$(PY) -m pytest -m faults
+	$(PY) -m pytest -p tests.faults.report --faults-results tests/faults/results.json -m faults
 
-soak: $(STAMP) ## the slow tests alone
-	$(PY) -m pytest -m slow
+MINUTES ?= 10
+
+soak: $(STAMP) ## faults at a steady rate for MINUTES=n, and whether memory stays flat
+	$(PY) -m tests.faults.soak --minutes $(MINUTES)
 
 lock: ## resolve again and rewrite requirements.lock (needs a package index)
 	$(PYTHON) -m venv $(LOCK_VENV)

@@ -1,9 +1,10 @@
 """The table of faults: a pytest plugin that gathers what the checker found, row by row.
 
-    pytest -p tests.faults.report --faults-results FILE -m faults tests/faults
+    pytest -p tests.faults.report --faults-results FILE -m faults
 
 A test's row is the number in its name, `test_<row>_…`. The run fails when an invariant is
-violated, and when a row's tests passed although none of them called the checker.
+violated, and when a row's tests in this folder passed although none of them called the
+checker. Rows of other folders (a cluster's, Sentinel's) have assertions of their own.
 """
 
 from __future__ import annotations
