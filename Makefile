@@ -51,7 +51,8 @@ bench: $(STAMP) ## measure against the stock RedisBroker in the same run
 	$(PY) -m bench
 
 faults: $(STAMP) ## break things on purpose, the slow ones too
-	$(PY) -m pytest -p tests.faults.report --faults-results tests/faults/results.json -m faults
+	$(PY) -m pytest -p tests.faults.report --faults-results tests/faults/results.json \
+	  --faults-page docs/reliability.md -m faults
 
 MINUTES ?= 10
 

@@ -1,7 +1,8 @@
 """The table of faults: a pytest plugin that gathers what the checker found, row by row.
 
-    pytest -p tests.faults.report --faults-results FILE -m faults
+    pytest -p tests.faults.report --faults-results FILE --faults-page PAGE -m faults
 
+The results are JSON; the page is Markdown, of which the part between two marks is replaced.
 A test's row is the number in its name, `test_<row>_…`. The run fails when an invariant is
 violated, and when a row's tests in this folder passed although none of them called the
 checker. Rows of other folders (a cluster's, Sentinel's) have assertions of their own.
@@ -29,6 +30,53 @@ _COLUMNS: Final = (
     "finalised twice",
     "recovery s",
 )
+#: What is done in each row.
+TITLES: Final = {
+    "01": "worker killed in a job",
+    "02": "worker killed after the effect, before the settlement",
+    "03": "worker killed around a retry's settlement",
+    "04": "worker killed at a burial",
+    "05": "worker killed with a prefetch it has not begun",
+    "06": "worker frozen for longer than its lease",
+    "07": "worker frozen for less than its lease",
+    "08": "keeper's or settler's thread dies alone",
+    "10": "SIGTERM with short jobs",
+    "11": "SIGTERM with a job longer than the grace",
+    "12": "SIGTERM while the server is away",
+    "13": "a job that kills its worker",
+    "14": "the same, at the head of a prefetch of 16",
+    "16": "fork after the client was used",
+    "17": "two consumers of one name",
+    "18": "reset between an enqueue and its reply",
+    "19": "reset within a fetch's reply",
+    "20": "reset within a settlement's reply",
+    "22": "1 kB/s in single bytes, 200 ms jitter",
+    "23": "server frozen, below and above the lease",
+    "24": "server killed, append-only file, everysec",
+    "26": "server restarts empty",
+    "29": "SCRIPT FLUSH under load",
+    "30": "FLUSHALL, stream deleted, group destroyed",
+    "31": "server closes idle connections",
+    "32": "all connections killed again and again",
+    "33": "no free connection",
+    "35": "Sentinel promotes a replica",
+    "37": "cluster: a master away, a replica promoted",
+    "38": "cluster: a slot moves under load",
+    "39": "server out of memory",
+    "41": "server that may evict: refused",
+    "42": "clocks an hour off",
+    "44": "entries that can't be decoded",
+    "45": "actor nobody knows yet",
+    "50": "NaN, large integers, NUL, emoji, lone surrogates",
+    "51": "a backlog of a million",
+    "52": "100,000 jobs due at one instant",
+    "53": "one scheduled job on an idle queue",
+    "56": "an orphan behind 10,000 healthy jobs",
+    "57": "10,000 consumers come and go",
+    "58": "one entry in 15 survives",
+}
+BEGIN: Final = "<!-- make faults writes from here -->"
+END: Final = "<!-- to here -->"
 #: Rows in which no message is ever accepted, so that there is nothing to check.
 NOTHING_TO_CHECK: Final = {"41"}
 
@@ -65,7 +113,12 @@ class Rows:
         return sorted(
             row
             for row, tests in self.tests.items()
-            if "passed" in tests.values() and not self.findings[row] and row not in NOTHING_TO_CHECK
+            if not self.findings[row]
+            and row not in NOTHING_TO_CHECK
+            and any(
+                outcome == "passed" and nodeid.startswith("tests/faults/")
+                for nodeid, outcome in tests.items()
+            )
         )
 
     def violated(self) -> list[str]:
@@ -108,6 +161,21 @@ class Rows:
             for line in lines
         ]
 
+    def markdown(self) -> str:
+        """The same as a table of a page, with what each row does."""
+        head = ["row", "what is done", *_COLUMNS[1:]]
+        lines = [head, [":--", ":--", *["--:"] * (len(head) - 2)]]
+        for row in sorted(self.tests):
+            cells = self._cells(row)
+            lines.append([cells[0], TITLES.get(row, ""), *cells[1:]])
+        figures = [
+            f"- {row}: {name}: {value:g}"
+            for row, measured in sorted(self.measured.items())
+            for name, value in measured.items()
+        ]
+        table = [f"| {' | '.join(line)} |" for line in lines]
+        return "\n".join([*table, "", "What some rows measured, at their worst:", "", *figures])
+
     def _cells(self, row: str) -> Sequence[str]:
         found = self.summary(row)
         lost = str(found["lost"])
@@ -129,8 +197,9 @@ class Rows:
 class Plugin:
     """Gathers, prints, writes."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, page: Path | None) -> None:
         self._path = path
+        self._page = page
         self._rows = Rows()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -144,6 +213,12 @@ class Plugin:
         if self._path is not None:
             rows = {row: self._rows.summary(row) for row in sorted(self._rows.tests)}
             self._path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        if self._page is not None:
+            before, _, rest = self._page.read_text("utf-8").partition(BEGIN)
+            _, _, after = rest.partition(END)
+            table = self._rows.markdown()
+            page = f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
+            self._page.write_text(page, encoding="utf-8")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The table, and what is wrong with it."""
@@ -160,10 +235,12 @@ class Plugin:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Where the table is kept."""
+    """Where the table is kept and shown."""
     parser.addoption("--faults-results", type=Path, help="write the table of faults as JSON there")
+    parser.addoption("--faults-page", type=Path, help="show the table on this page")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Begin to gather."""
-    config.pluginmanager.register(Plugin(config.getoption("--faults-results")), "faults-table")
+    plugin = Plugin(config.getoption("--faults-results"), config.getoption("--faults-page"))
+    config.pluginmanager.register(plugin, "faults-table")
