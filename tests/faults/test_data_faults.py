@@ -10,7 +10,7 @@ import pytest
 from broker import StreamsBroker
 from broker.entry import unpack
 from tests.applications import Effects
-from tests.faults.conftest import Source
+from tests.faults.conftest import Source, valkey_only
 from tests.faults.history import History
 from tests.processes import Launcher
 from tests.waiting import eventually
@@ -128,6 +128,7 @@ def test_45_an_unknown_actor_is_tried_for_a_while_then_buried_and_redriven_after
     history.check(failures=0, redriven=[sent])
 
 
+@valkey_only
 def test_45_an_unknown_actor_that_is_deployed_in_time_is_executed(
     launch: Launcher, source: Source, history: History, effects: Effects
 ) -> None:

@@ -183,6 +183,7 @@ def hold(label):
 )
 
 
+@valkey_only
 def test_31_a_server_that_closes_idle_connections_is_not_noticed(
     launch: Launcher,
     source: Source,

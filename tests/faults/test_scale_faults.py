@@ -182,6 +182,7 @@ def test_52_a_hundred_thousand_jobs_of_one_instant_are_promoted_in_batches(
     assert longest_ms <= 100
 
 
+@valkey_only
 def test_53_a_scheduled_job_on_an_idle_queue_starts_within_50_ms_of_its_time(
     launch: Launcher, source: Source, history: History, effects: Effects
 ) -> None:
@@ -238,6 +239,7 @@ def age(commands: Commands, handed: Handed, idle_ms: int) -> None:
     )
 
 
+@valkey_only
 def test_57_ten_thousand_consumers_come_and_go_and_only_what_they_held_is_left(
     launch: Launcher,
     source: Source,
