@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 
-from bench.figure import Figure, at_least
+from bench.figure import Figure, jobs_a_second
 from bench.peers import HEADRACE, STOCK, STUB, TUNED, Peer
 from bench.processes import MeasurementFailed, WorkerProcess, produce
 from bench.producer import Task as ProducerTask
@@ -45,12 +45,12 @@ def drain(run: Run) -> list[Figure]:
     rate, rate_none = ours.jobs_s, ours_none.jobs_s
     default, none = "drain, default middleware", "drain, no middleware"
     return [
-        _rate("drain-default", default, rate, stock.jobs_s, STOCK.name, 5),
-        _rate("drain-default-tuned", default, rate, tuned.jobs_s, TUNED.name, 2.5),
-        _rate("drain-default-memory", default, rate, stub.jobs_s, STUB.name),
-        _rate("drain-none", none, rate_none, stock_none.jobs_s, STOCK.name, 6),
-        _rate("drain-none-memory", none, rate_none, stub_none.jobs_s, STUB.name),
-        _rate("drain-none-bare", none, rate_none, median(floor), BARE),
+        jobs_a_second("drain-default", default, rate, stock.jobs_s, STOCK.name, 5),
+        jobs_a_second("drain-default-tuned", default, rate, tuned.jobs_s, TUNED.name, 2.5),
+        jobs_a_second("drain-default-memory", default, rate, stub.jobs_s, STUB.name),
+        jobs_a_second("drain-none", none, rate_none, stock_none.jobs_s, STOCK.name, 6),
+        jobs_a_second("drain-none-memory", none, rate_none, stub_none.jobs_s, STUB.name),
+        jobs_a_second("drain-none-bare", none, rate_none, median(floor), BARE),
         _cpu("cpu-default", "worker's CPU a job, default middleware", ours, stock),
         _cpu("cpu-none", "worker's CPU a job, no middleware", ours_none, stock_none),
     ]
@@ -64,7 +64,7 @@ def processes(run: Run) -> list[Figure]:
         run.say(f"processes {count}: {done[count][-1].jobs_s:,.0f} jobs/s")
     one, two = _typical(done[1]).jobs_s, _typical(done[2]).jobs_s
     title = "drain by two processes"
-    return [_rate("drain-two-processes", title, two, one, "Headrace, one process", 1.4)]
+    return [jobs_a_second("drain-two-processes", title, two, one, "Headrace, one process", 1.4)]
 
 
 def _drain(run: Run, peer: Peer, *, processes: int, known: bool) -> Drain:
@@ -108,20 +108,6 @@ def _read_bare_stream(run: Run) -> float:
 
 def _typical(drains: list[Drain]) -> Drain:
     return Drain(median(each.jobs_s for each in drains), median(each.cpu_us for each in drains))
-
-
-def _rate(
-    name: str, title: str, ours: float, peer: float, peer_name: str, times: float | None = None
-) -> Figure:
-    return Figure(
-        name=name,
-        title=title,
-        ours=ours,
-        peer=peer,
-        peer_name=peer_name,
-        unit="jobs/s",
-        target=None if times is None else at_least(times),
-    )
 
 
 def _cpu(name: str, title: str, ours: Drain, stock: Drain) -> Figure:

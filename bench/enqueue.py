@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from statistics import median
 
-from bench.figure import Figure, at_least
+from bench.figure import Figure, jobs_a_second
 from bench.peers import HEADRACE, STOCK, Peer
 from bench.processes import produce
 from bench.producer import How, Task
@@ -30,10 +30,10 @@ def enqueue(run: Run) -> list[Figure]:
     ours, many, stock, xadd, packed = (median(rates[name]) for name in cases)
     one, batch = "enqueue one by one", "enqueue_many"
     return [
-        _figure("enqueue", one, ours, stock, STOCK.name, 2),
-        _figure("enqueue-many", batch, many, stock, f"{STOCK.name}, one by one", 4),
-        _figure("enqueue-bare", one, ours, xadd, "ceiling: Redis.xadd alone"),
-        _figure("enqueue-packed", one, ours, packed, "ceiling: XADD on a connection"),
+        jobs_a_second("enqueue", one, ours, stock, STOCK.name, 2),
+        jobs_a_second("enqueue-many", batch, many, stock, f"{STOCK.name}, one by one", 4),
+        jobs_a_second("enqueue-bare", one, ours, xadd, "ceiling: Redis.xadd alone"),
+        jobs_a_second("enqueue-packed", one, ours, packed, "ceiling: XADD on a connection"),
     ]
 
 
@@ -44,18 +44,4 @@ def _task(run: Run, peer: Peer, how: How) -> Task:
         namespace=run.namespace(),
         jobs=run.size.jobs,
         how=how,
-    )
-
-
-def _figure(
-    name: str, title: str, ours: float, peer: float, peer_name: str, times: float | None = None
-) -> Figure:
-    return Figure(
-        name=name,
-        title=title,
-        ours=ours,
-        peer=peer,
-        peer_name=peer_name,
-        unit="jobs/s",
-        target=None if times is None else at_least(times),
     )

@@ -78,3 +78,18 @@ def written(value: float) -> str:
     if abs(value) >= 100 or value == 0:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def jobs_a_second(
+    name: str, title: str, ours: float, peer: float, peer_name: str, times: float | None = None
+) -> Figure:
+    """A rate beside the peer's, of which it should be so many times."""
+    return Figure(
+        name=name,
+        title=title,
+        ours=ours,
+        peer=peer,
+        peer_name=peer_name,
+        unit="jobs/s",
+        target=None if times is None else at_least(times),
+    )

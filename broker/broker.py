@@ -9,8 +9,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 from dramatiq.broker import Broker, Consumer, MessageProxy
@@ -31,6 +30,8 @@ from broker.limits import QueueLimit
 from broker.outcome import Abandon, Bury, Done, Outcome, Release, Retry
 from broker.settler import Settler
 from broker.signals import Signals
+
+T = TypeVar("T")
 
 _FLUSH_SECONDS = 5.0
 _BATCH = 200
@@ -132,9 +133,7 @@ class StreamsBroker(Broker):
             server.check(self.client)
             self._checked = True
         if queue_name not in self._limited:
-            limit = None
-            with suppress(KeyError):  # not get(): the mapping may know a default of its own
-                limit = self._limits[queue_name]
+            limit = _of(self._limits, queue_name)
             if limit is not None:
                 self.commands.limit(queue_name, limit)
             self._limited.add(queue_name)
@@ -380,10 +379,7 @@ class StreamsBroker(Broker):
         """What this process holds of a queue, whichever consumer object took it."""
         with self._lock:
             if queue_name not in self._in_flight:
-                cap = None
-                with suppress(KeyError):  # not get(): the mapping may know a default of its own
-                    cap = self._concurrency[queue_name]
-                self._in_flight[queue_name] = InFlight(cap)
+                self._in_flight[queue_name] = InFlight(_of(self._concurrency, queue_name))
             return self._in_flight[queue_name]
 
     def blocking_client(self, block_ms: int) -> Any:
@@ -412,11 +408,7 @@ class StreamsBroker(Broker):
         if isinstance(outcome, Abandon):
             self.suspects.free(delivery.lease)
             return
-        key = (
-            delivery.options.get("deduplication_key")
-            or self._option(delivery._message, "deduplication_key", None)
-            or ""
-        )
+        key = self._option(delivery._message, "deduplication_key", None) or ""
         self._put(queue, Settlement(delivery.lease, delivery.message_id, str(key), outcome))
 
     def settle_raw(self, queue: str, lease: Lease, message_id: str, outcome: Outcome) -> None:
@@ -462,6 +454,13 @@ class StreamsBroker(Broker):
             max(250, waited), _MAX_UNKNOWN_ACTOR_PAUSE, max(1, self.unknown_actor_grace - waited)
         )
         return Retry(pause, delivery.lease.level, self._encode(delivery._message))
+
+
+def _of(mapping: Mapping[str, T], queue: str) -> T | None:
+    try:
+        return mapping[queue]  # not get(): the mapping may know a default of its own
+    except KeyError:
+        return None
 
 
 def _check_int(name: str, value: object, least: int) -> None:

@@ -120,7 +120,7 @@ def pipeline(
     if type(client) is redis.Redis:
         own = Direct(client.connection_pool)
         return own.pipeline(*commands) if due_s is None else own.pipeline_until(due_s, *commands)
-    pipe = client.pipeline(transaction=False)
+    pipe, node = client.pipeline(transaction=False), routed(client, key)
     for command in commands:
-        pipe.execute_command(*command, **routed(client, key))
+        pipe.execute_command(*command, **node)
     return list(pipe.execute(raise_on_error=False))

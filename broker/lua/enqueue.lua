@@ -10,10 +10,10 @@
 -- Returns for each message the id it is known by: its own, or the holder of its deduplication key
 -- Errors  BADARG no such stream, or fields that are no pairs; nothing written
 -- Cost    O(1) a message
+--@include bounds
 --@include wake
 --@include record
 --@include admit
-local MOST_PARTS = 7000  -- of an entry: unpack takes no more
 local token, job_prefix = ARGV[1], KEYS[4]
 local messages = {}
 for i = 2, #ARGV do
@@ -37,7 +37,5 @@ for i, message in ipairs(messages) do
     added = added + 1
   end
 end
-if added > 0 and redis.call("EXISTS", KEYS[2]) == 1 then
-  signal(KEYS[1], added)
-end
+signal_if_gated(KEYS[2], KEYS[1], added)
 return known

@@ -17,13 +17,12 @@
 -- Returns {now, earliest due or -1, gated 0|1, {{level, entry id, delivery count, {field, value, ...}}, ...}}; times unix ms
 -- Errors  none of its own
 -- Cost    O(levels + count + promoted log N), at most 200 promoted a call
+--@include bounds
 --@include clock
 --@include record
 --@include bury
 local PROMOTED_PER_CALL = 200
-local SUSPECT_FROM = 3  -- the delivery count from which an entry may be what kills workers
 local RELEASED_PAGE, RELEASED_PAGES = 64, 16  -- looked at for one that may be handed over
-local MOST_PARTS = 7000  -- of an entry: unpack takes no more
 local FIRST = 9  -- the lowest level's key
 
 local now = now_ms()

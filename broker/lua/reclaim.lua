@@ -24,8 +24,8 @@ local left, level, cursor = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local released, buried = 0, 0
 
 -- What was released before is autoclaimed as well once it has waited for a lease: it is no news.
-local function released_before(key)
-  for _, owner in ipairs(redis.call("XPENDING", key, "workers")[4] or {}) do
+local function released_in(group)
+  for _, owner in ipairs(group[4] or {}) do
     if owner[1] == "~released" then
       return tonumber(owner[2])
     end
@@ -33,8 +33,7 @@ local function released_before(key)
   return 0
 end
 
-local function reclaim(key)
-  local before = released_before(key)
+local function reclaim(key, group)
   local taken = redis.call("XAUTOCLAIM", key, "workers", "~released", ARGV[1], cursor, "COUNT", left, "JUSTID")
   local entries = {}
   for _, id in ipairs(taken[2]) do
@@ -42,7 +41,7 @@ local function reclaim(key)
   end
   local keys = { dead = KEYS[1], dead_messages = KEYS[2], dedup = KEYS[4], job_prefix = KEYS[5], ready = key }
   local _, dead = hand_back(keys, entries, tonumber(ARGV[2]), level)
-  released = released + released_before(key) - before
+  released = released + released_in(redis.call("XPENDING", key, "workers")) - released_in(group)
   buried = buried + dead
   left = left - #entries
   return taken[1]
@@ -55,7 +54,7 @@ while level <= #KEYS - 6 do
   if group.err and not string.find(group.err, "NOGROUP", 1, true) then
     return group
   end
-  cursor = idle and "0-0" or reclaim(key)
+  cursor = idle and "0-0" or reclaim(key, group)
   if cursor ~= "0-0" then
     break
   end

@@ -44,7 +44,5 @@ for _, letter in ipairs(letters) do
     moved = moved + 1
   end
 end
-if moved > 0 and redis.call("EXISTS", KEYS[3]) == 1 then
-  signal(KEYS[4], moved)
-end
+signal_if_gated(KEYS[3], KEYS[4], moved)
 return moved

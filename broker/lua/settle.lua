@@ -18,12 +18,11 @@
 --         or lost (no such entry, nor a record of its message)
 -- Errors  BADARG an unknown outcome or level; nothing written
 -- Cost    O(log N) a settlement, N pending, scheduled or dead
+--@include bounds
 --@include clock
 --@include wake
 --@include record
 --@include bury
-local SUSPECT_FROM = 3  -- as in fetch
-
 local now = now_ms()
 local job_prefix = KEYS[8]
 local signals = 0

@@ -7,6 +7,13 @@ local function signal(wake, count)
   end
 end
 
+-- Consumers of an open queue read its levels; those of a paused or limited one wait for signals.
+local function signal_if_gated(control, wake, count)
+  if count > 0 and redis.call("EXISTS", control) == 1 then
+    signal(wake, count)
+  end
+end
+
 -- More signals than there are consumers, so that every blocked one looks again, and one that is
 -- about to block for the first time as well.
 local function signal_all(wake)

@@ -1,0 +1,4 @@
+-- The delivery count from which an entry may be what kills workers; delivery.py has the same.
+local SUSPECT_FROM = 3
+-- Parts of an entry at the most: unpack takes no more.
+local MOST_PARTS = 7000
