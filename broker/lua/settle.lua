@@ -42,7 +42,9 @@ function outcomes.done(s)
 end
 
 function outcomes.retry(s)
-  redis.call("HSETNX", job_prefix .. s[6], "token", "")  -- another language's message has none yet
+  if s[6] ~= "" then
+    redis.call("HSETNX", job_prefix .. s[6], "token", "")  -- another language's message has none yet
+  end
   local delay = s[8]
   if delay > 0 then
     local head = redis.call("ZRANGE", KEYS[1], 0, 0, "WITHSCORES")

@@ -108,3 +108,13 @@ def test_many_suspects_hide_no_innocent_entry(scripts: Scripts) -> None:
         scripts.release(handed, 2)
     scripts.release(innocent, 1)
     assert [message_id(handed) for handed in scripts.take(1, suspects=0)] == ["innocent"]
+
+
+@pytest.mark.parametrize("delay_ms", [0, 60_000])
+def test_a_retry_of_an_entry_with_an_empty_id_leaves_no_record(
+    scripts: Scripts, delay_ms: int
+) -> None:
+    scripts.client.xadd(scripts.keys.ready[0], {"id": ""})
+    (handed,) = scripts.take()
+    assert scripts.settle(handed, Retry(delay_ms, 0, ["id", ""])) is Settled.OK
+    assert "job:" not in scripts.snapshot()
