@@ -15,7 +15,9 @@ from actors.job import JobActor
 from broker.errors import InvalidOption
 
 # Of a message, and not of an actor; the rest is what the broker's middleware knows.
-_MESSAGE_OPTIONS: Final = frozenset({"broker_priority", "deduplication_key", "pipe_ignore"})
+_MESSAGE_OPTIONS: Final = frozenset(
+    {"broker_priority", "correlation_id", "deduplication_key", "pipe_ignore"}
+)
 
 
 def schedule_job(

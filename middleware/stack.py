@@ -18,11 +18,14 @@ from dramatiq.middleware import (
     TimeLimit,
 )
 
+from middleware.correlation import Correlation
+
 
 def stack() -> list[Middleware]:
     """A new list for a new broker; middleware is never shared between two."""
     return [
-        CurrentMessage(),  # first: all below may ask for the message, and it is forgotten last
+        Correlation(),  # first: everything later logs the id, and what it sends inherits it
+        CurrentMessage(),  # above all that may ask for the message; it is forgotten last but one
         AgeLimit(),  # before anything is spent on a message that is too old
         TimeLimit(),  # the clock starts before the job and stops after it
         ShutdownNotifications(),  # beside TimeLimit: both interrupt the job's thread
