@@ -187,6 +187,18 @@ class StreamsBroker(Broker):
             messages = [m.copy(options={"eta": current_millis() + delay}) for m in messages]
         for message in messages:
             self.emit_before("enqueue", message, delay)
+        self.emit_before("send", messages, delay)
+        try:
+            sent = self._write(messages, delay)
+        except BaseException as error:  # Dramatiq's interrupts too: whoever began must end
+            self.emit_after("send", messages, delay, exception=error)
+            raise
+        self.emit_after("send", messages, delay, sent=sent)
+        for message in sent:
+            self.emit_after("enqueue", message, delay)
+        return sent
+
+    def _write(self, messages: list[Message[Any]], delay: int | None) -> list[Message[Any]]:
         queue = messages[0].queue_name
         if queue not in self._registered:
             self._register(queue)
@@ -196,13 +208,10 @@ class StreamsBroker(Broker):
             known = self._producer.schedule(queue, token, delay, new)
         else:
             known = self._producer.enqueue(queue, token, new)
-        sent = [
+        return [
             m if m.message_id == id else dataclasses.replace(m, message_id=id)
             for m, id in zip(messages, known, strict=True)
         ]
-        for message in sent:
-            self.emit_after("enqueue", message, delay)
-        return sent
 
     def _register(self, queue: str) -> None:
         try:
@@ -313,14 +322,14 @@ class StreamsBroker(Broker):
                 self._swallowed(f"before_{signal}", middleware)
 
     def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        if signal == "worker_shutdown":
+            self._shut_down()  # first: the middleware sees the last settlements too
         listeners = self._signals.listeners(f"after_{signal}", self.middleware)
         for middleware, listener in reversed(listeners):
             try:
                 listener(self, *args, **kwargs)
             except Exception:
                 self._swallowed(f"after_{signal}", middleware)
-        if signal == "worker_shutdown":
-            self._shut_down()
 
     def _swallowed(self, signal: str, middleware: Middleware) -> None:
         # As Dramatiq's own broker does: a middleware's defect stops no job.
@@ -344,7 +353,7 @@ class StreamsBroker(Broker):
             self.max_priority,
             repeat=False,
         )
-        self._settler = Settler(self.commands)
+        self._settler = Settler(self.commands, lambda *end: self.emit_after("settle", *end))
         self._settler.start()
         self._keeper = Keeper(
             self.commands,

@@ -40,6 +40,11 @@ class Delivery(MessageProxy):
         self.requeued = False
 
     @property
+    def ready_at_ms(self) -> int:
+        """When the entry came into its stream, unix ms by the server's clock."""
+        return int(self.lease.entry_id.partition(b"-")[0])
+
+    @property
     def exception(self) -> BaseException | None:
         """What the actor raised, until Dramatiq clears it."""
         return self._exception

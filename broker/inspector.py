@@ -183,6 +183,8 @@ def _redriven(letter: DeadLetter) -> Redriven:
     options = {
         name: value for name, value in letter.message.options.items() if name not in _COUNTERS
     }
+    before = options.get("redrives")
+    options["redrives"] = 1 + (before if type(before) is int else 0)
     message = letter.message.copy()
     message.options.clear()
     message.options.update(options)

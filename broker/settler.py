@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dramatiq.errors import BrokerConnectionError
@@ -29,11 +30,17 @@ class _Held:
 class Settler:
     """One a process. Outcomes survive a lost connection in memory and are tried again.
 
-    A queue whose node of a cluster is away does not hold up the others.
+    A queue whose node of a cluster is away does not hold up the others. ``settled`` is told
+    of each batch that was written: queue, settlements, replies, seconds it took.
     """
 
-    def __init__(self, commands: Commands) -> None:
+    def __init__(
+        self,
+        commands: Commands,
+        settled: Callable[[str, list[Settlement], list[Settled], float], None],
+    ) -> None:
         self._commands = commands
+        self._settled = settled
         self._logger = get_logger(__name__, type(self))
         self._inbox: dict[str, deque[Settlement]] = defaultdict(deque)
         self._held: dict[str, _Held] = {}
@@ -114,6 +121,7 @@ class Settler:
 
     def _settle(self, queue: str, batch: list[Settlement]) -> None:
         held = self._held.get(queue)
+        begin = time.monotonic()
         try:
             replies = self._commands.settle(queue, batch)
         except BrokerConnectionError as error:
@@ -131,6 +139,7 @@ class Settler:
             )
         else:
             self._report(queue, batch, replies, repeated=held is not None)
+            self._settled(queue, batch, replies, time.monotonic() - begin)
         self._hold(queue, None)
 
     def _hold(self, queue: str, held: _Held | None) -> None:

@@ -1,0 +1,54 @@
+"""How a run ended, and what of it is an error."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from dramatiq.errors import RateLimitExceeded, Retry
+from dramatiq.middleware import Shutdown
+
+#: The longest name of an error's type; a generated class may have any.
+_LONGEST = 200
+
+
+class Ending(StrEnum):
+    """What came of a run."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    #: A middleware decided that the job must not run.
+    SKIPPED = "skipped"
+    #: The job asked to be run again by raising Dramatiq's ``Retry``.
+    RETRY_REQUESTED = "retry_requested"
+    #: A limiter turned it away; it is put back.
+    PARKED = "parked"
+    #: The worker is shutting down; the message is handed back and no attempt is used up.
+    RELEASED = "released"
+
+    @classmethod
+    def of(cls, exception: BaseException | None) -> Ending:
+        """The ending that an exception means; None is success."""
+        if exception is None:
+            return cls.COMPLETED
+        if isinstance(exception, Shutdown):
+            return cls.RELEASED
+        if isinstance(exception, RateLimitExceeded):
+            return cls.PARKED
+        if isinstance(exception, Retry):
+            return cls.RETRY_REQUESTED
+        return cls.FAILED
+
+
+def error_type(exception: BaseException) -> str:
+    """The class of the exception, or of the one it was raised from.
+
+    A wrapper says nothing that its cause does not say better: every failing job of an
+    application may raise the same one.
+    """
+    seen = {id(exception)}
+    while exception.__cause__ is not None and id(exception.__cause__) not in seen:
+        exception = exception.__cause__
+        seen.add(id(exception))
+    kind = type(exception)
+    name = kind.__qualname__
+    return (name if kind.__module__ == "builtins" else f"{kind.__module__}.{name}")[:_LONGEST]

@@ -1,0 +1,90 @@
+"""Trace context in a message's options, and how a run relates to where its message was made.
+
+The options carry what the process's propagator writes, by default the W3C headers
+``traceparent``, ``tracestate`` and ``baggage``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Final, Literal, TypeAlias
+
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import Getter
+from opentelemetry.trace import Link, SpanContext
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from otel import names
+
+#: What the span of a run has of the span that made its message.
+Relation: TypeAlias = Literal["link", "parent", "parent_and_link"]
+
+_NOTHING: Final = Context()
+_W3C: Final = TraceContextTextMapPropagator()
+_CREATION: Final = {names.LINK: "creation"}
+_PREVIOUS: Final = {names.LINK: "previous_attempt"}
+
+
+class _Options(Getter[Mapping[str, Any]]):
+    """Reads headers from options, in which any producer may have left anything."""
+
+    def get(self, carrier: Mapping[str, Any], key: str) -> list[str] | None:
+        value = carrier.get(key)
+        return [value] if isinstance(value, str) else None
+
+    def keys(self, carrier: Mapping[str, Any]) -> list[str]:
+        return list(carrier)
+
+
+_OPTIONS: Final = _Options()
+
+
+def inject(options: MutableMapping[str, Any], context: Context) -> None:
+    """Make the context that of the message; what an earlier send left is forgotten."""
+    for name in (*propagate.get_global_textmap().fields, names.PREVIOUS_ATTEMPT):
+        options.pop(name, None)
+    propagate.inject(options, context)
+
+
+def extract(options: Mapping[str, Any]) -> Context:
+    """The context that a message carries; an empty one for none, or for one that is broken."""
+    return propagate.extract(options, _NOTHING, _OPTIONS)
+
+
+def remember_attempt(options: MutableMapping[str, Any], span: SpanContext) -> None:
+    """Note the run in its message, for the attempt after it."""
+    if span.is_valid:
+        header: dict[str, str] = {}
+        context = trace.set_span_in_context(trace.NonRecordingSpan(span), _NOTHING)
+        _W3C.inject(header, context)
+        options[names.PREVIOUS_ATTEMPT] = header["traceparent"]
+
+
+def links(context: Context, options: Mapping[str, Any], relation: Relation) -> list[Link]:
+    """The links of a run: to its message's creation, and to the attempt before it."""
+    found = []
+    creation = trace.get_current_span(context).get_span_context()
+    previous = _previous_attempt(options)
+    # A retry has both, whatever the relation: its creation is where all attempts meet.
+    if creation.is_valid and (relation != "parent" or previous is not None):
+        found.append(Link(creation, _CREATION))
+    if previous is not None:
+        found.append(Link(previous, _PREVIOUS))
+    return found
+
+
+def parent(context: Context, relation: Relation) -> Context:
+    """The context that the run starts in; baggage stays when the parent goes."""
+    if relation == "link":
+        return trace.set_span_in_context(trace.INVALID_SPAN, context)
+    return context
+
+
+def _previous_attempt(options: Mapping[str, Any]) -> SpanContext | None:
+    header = options.get(names.PREVIOUS_ATTEMPT)
+    if not isinstance(header, str):
+        return None
+    context = _W3C.extract({"traceparent": header}, _NOTHING)
+    span = trace.get_current_span(context).get_span_context()
+    return span if span.is_valid else None
