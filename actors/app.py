@@ -13,18 +13,41 @@ from actors.settings import ApplicationSettings
 from broker import StreamsBroker
 from broker.settings import Settings
 from middleware.stack import stack
+from otel.sdk import Sdk, Service
+from otel.settings import ExportSettings, TelemetrySettings
+from otel.stack import layers
 
 
 def build_broker(settings: Settings) -> StreamsBroker:
     """The broker these settings describe, with the application's middleware; not connected yet."""
+    telemetry = layers(
+        TelemetrySettings.load(settings.telemetry),
+        _service(settings, "worker"),
+        ExportSettings.load(),
+    )
     return StreamsBroker(
         url=settings.redis_url,
         namespace=settings.queue_prefix,
-        middleware=stack(),
+        middleware=[*telemetry.above, *stack(), *telemetry.below],
         concurrency=settings.concurrency,
         limits=settings.limits,
         max_message_bytes=settings.max_message_bytes,
     )
+
+
+def start_telemetry(role: str) -> Sdk:
+    """Set OpenTelemetry's SDK up in a process that is no worker, after its fork if there is one.
+
+    ``role`` is what it is called besides the namespace, as in ``web``. Call ``flush()`` of what
+    this returns before the process ends.
+    """
+    return Sdk.set_up(
+        _service(settings, role), TelemetrySettings.load(settings.telemetry), ExportSettings.load()
+    )
+
+
+def _service(settings: Settings, role: str) -> Service:
+    return Service(settings.queue_prefix, role, settings.env)
 
 
 settings: Final = Settings.load()

@@ -93,6 +93,7 @@ class _BackoffTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 class _EnvironmentTables(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     queues: dict[str, dict[str, Any]] = {}
+    telemetry: dict[str, Any] = {}
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -101,7 +102,8 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     queues: dict[str, dict[str, Any]] = {}
     development: _EnvironmentTables = _EnvironmentTables()
     production: _EnvironmentTables = _EnvironmentTables()
-    #: The application's own settings; whoever owns them validates them.
+    #: Whoever owns these two validates them.
+    telemetry: dict[str, Any] = {}
     application: dict[str, Any] = {}
 
 
@@ -119,6 +121,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     #: For a queue that ``queues`` doesn't list.
     queue_defaults: QueueSettings
     max_message_bytes: int
+    #: The ``[telemetry]`` tables over one another, not validated here.
+    telemetry: dict[str, Any]
     #: The file's ``[application]`` table, not validated here.
     application: dict[str, Any]
 
@@ -143,6 +147,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             queue_names=names,
             queue_defaults=build(QueueSettings, defaults, at="defaults"),
             max_message_bytes=_last_set([file.max_message_bytes for file, _ in layers]),
+            telemetry=_merged([_telemetry(file, env) for file, _ in layers]),
             application=layers[-1][0].application,
         )
 
@@ -321,6 +326,11 @@ def _read(tables: Mapping[str, Any], env: Environment) -> tuple[_File, dict[str,
             _check_table(table, f"{each}.queues.{short}")
     specific: _EnvironmentTables = getattr(file, env)
     return file, merge(file.queues, specific.queues)
+
+
+def _telemetry(file: _File, env: Environment) -> dict[str, Any]:
+    specific: _EnvironmentTables = getattr(file, env)
+    return merge(file.telemetry, specific.telemetry)
 
 
 def _check_table(table: Mapping[str, Any], at: str) -> None:

@@ -1,0 +1,162 @@
+"""The SDK of one process: set up after the fork, flushed before the end.
+
+Everything that OpenTelemetry's OTEL_* variables say holds: endpoints, headers, protocol,
+sampler, limits, batches, intervals, propagators, resource attributes.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points, version
+from typing import Any, Final
+from uuid import uuid4
+
+from dramatiq import Broker
+from dramatiq.logging import get_logger
+from dramatiq.middleware import Middleware
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+from broker.errors import SettingsError
+from otel.settings import ExportSettings, TelemetrySettings
+
+#: How long the end of a process waits for what is not exported yet, in seconds.
+FLUSH_S: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What a process is to those who look at its telemetry."""
+
+    #: As in ``chatgenius``; with the role it makes ``service.name``, ``chatgenius-worker``.
+    namespace: str
+    role: str
+    environment: str
+
+
+class Sdk:
+    """The providers of this process; those that the application made itself are not among them."""
+
+    def __init__(
+        self, tracer_provider: TracerProvider | None, meter_provider: MeterProvider | None
+    ) -> None:
+        self._tracer_provider = tracer_provider
+        self._meter_provider = meter_provider
+        self._logger = get_logger(__name__, type(self))
+
+    @classmethod
+    def set_up(cls, service: Service, settings: TelemetrySettings, export: ExportSettings) -> Sdk:
+        """Make the global providers of this process, as far as there is somewhere to send to.
+
+        Call it after the fork. A provider that is there already, the application's own or that
+        of ``opentelemetry-instrument``, is left alone.
+
+        Raises:
+          SettingsError: an exporter is not installed.
+        """
+        resource = _resource(service)
+        return cls(
+            _set_up_traces(resource, export.traces) if settings.enabled else None,
+            _set_up_metrics(resource, settings, export.metrics)
+            if settings.enabled and settings.metrics
+            else None,
+        )
+
+    def flush(self, timeout_s: float = FLUSH_S) -> bool:
+        """Export what is left; False if that took longer than ``timeout_s``.
+
+        Exporters try again for as long as they see fit, so they get a thread of their own.
+        """
+        deadline = time.monotonic() + timeout_s
+        threads = [
+            threading.Thread(target=provider.force_flush, daemon=True)
+            for provider in (self._tracer_provider, self._meter_provider)
+            if provider is not None
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        done = not any(thread.is_alive() for thread in threads)
+        if not done:
+            self._logger.warning("The last telemetry could not be exported in %.0f s.", timeout_s)
+        return done
+
+
+class WorkerSdk(Middleware):
+    """Sets the SDK up in each worker process, and flushes it when the worker has stopped.
+
+    First in the list: its ``after_`` hook runs when everybody else has emitted their last.
+    An ``atexit`` hook would not do, worker processes end without.
+    """
+
+    def __init__(self, set_up: Callable[[], Sdk]) -> None:
+        self._set_up = set_up
+        self._sdk: Sdk | None = None
+
+    def after_process_boot(self, broker: Broker) -> None:
+        """The fork is behind us."""
+        self._sdk = self._set_up()
+
+    def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:
+        """Nothing runs any more and everything is settled."""
+        if self._sdk is not None:
+            self._sdk.flush()
+
+
+def _set_up_traces(resource: Resource, exporters: Sequence[str]) -> TracerProvider | None:
+    if not exporters or not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return None
+    provider = TracerProvider(resource=resource)
+    for name in exporters:
+        exporter = _load("opentelemetry_traces_exporter", "OTEL_TRACES_EXPORTER", name)
+        provider.add_span_processor(BatchSpanProcessor(exporter()))
+    trace.set_tracer_provider(provider)
+    return provider
+
+
+def _set_up_metrics(
+    resource: Resource, settings: TelemetrySettings, exporters: Sequence[str]
+) -> MeterProvider | None:
+    readers: list[MetricReader] = []
+    for name in exporters:
+        exporter = _load("opentelemetry_metrics_exporter", "OTEL_METRICS_EXPORTER", name)
+        made = exporter()
+        readers.append(
+            made if isinstance(made, MetricReader) else PeriodicExportingMetricReader(made)
+        )
+    if not readers:
+        return None
+    provider = MeterProvider(readers, resource=resource)
+    metrics.set_meter_provider(provider)
+    return provider
+
+
+def _load(group: str, variable: str, name: str) -> Callable[[], Any]:
+    for found in entry_points(group=group, name=name):
+        return found.load()  # type: ignore[no-any-return]
+    raise SettingsError(variable, name, "is no exporter that is installed")
+
+
+def _resource(service: Service) -> Resource:
+    """The service and its process; what the environment says of either wins."""
+    ours: Mapping[str, str | int] = {
+        "service.name": f"{service.namespace}-{service.role}",
+        "service.namespace": service.namespace,
+        "service.version": version("headrace"),
+        "service.instance.id": str(uuid4()),
+        "deployment.environment.name": service.environment,
+        "host.name": socket.gethostname(),
+        "process.pid": os.getpid(),
+    }
+    said = OTELResourceDetector().detect().attributes
+    return Resource.create({name: value for name, value in ours.items() if name not in said})

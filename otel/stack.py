@@ -1,0 +1,38 @@
+"""Telemetry as the middleware of a broker: what goes above everybody else, and what below."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dramatiq.middleware import Middleware
+
+from otel.sdk import Sdk, Service, WorkerSdk
+from otel.settings import ExportSettings, TelemetrySettings
+from otel.tracing import Tracing
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """The two ends of a broker's list of middleware; both are empty when telemetry is off."""
+
+    above: list[Middleware] = field(default_factory=list)
+    below: list[Middleware] = field(default_factory=list)
+
+
+def layers(settings: TelemetrySettings, service: Service, export: ExportSettings) -> Layers:
+    """New middleware for a new broker: ``[*above, *everything_else, *below]``."""
+    if not settings.enabled:
+        return Layers()
+    tracing = Tracing(
+        relation=settings.relation,
+        link_after_ms=settings.link_after,
+        settle_spans=settings.settle_spans,
+        exception_texts=settings.exception_texts,
+    )
+    return Layers(
+        above=[
+            WorkerSdk(lambda: Sdk.set_up(service, settings, export)),  # first: flushes last
+            tracing,  # a run's span is current for all below
+        ],
+        below=[tracing.ending],  # last: ends the span before Retries decides
+    )

@@ -1,0 +1,213 @@
+"""The SDK in real worker processes: after the fork, to a real receiver, flushed at the end."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dramatiq import Message
+
+from broker import StreamsBroker
+from broker.embedded import EmbeddedValkey
+from broker.errors import SettingsError
+from otel.settings import ExportSettings, TelemetrySettings
+from tests.conftest import NewBroker
+from tests.otel.receiver import Receiver
+from tests.processes import ROOT, Launcher
+
+MODULE = """\
+import os
+import dramatiq
+from broker import StreamsBroker
+from otel.sdk import Sdk, Service
+from otel.settings import ExportSettings, TelemetrySettings
+from otel.stack import layers
+from dramatiq.middleware import Retries
+
+found = layers(
+    TelemetrySettings(), Service("shop", "worker", "development"), ExportSettings.load()
+)
+broker = StreamsBroker(
+    url={url!r}, namespace={namespace!r}, middleware=[*found.above, Retries(), *found.below]
+)
+dramatiq.set_broker(broker)
+
+@dramatiq.actor(queue_name="mail")
+def greet(name):
+    print("greeted", name, os.getpid(), flush=True)
+"""
+
+
+@pytest.fixture(params=["grpc", "http/protobuf"])
+def receiver(request: pytest.FixtureRequest) -> Iterator[Receiver]:
+    """An endpoint of each protocol in turn."""
+    with Receiver(request.param) as started:
+        yield started
+
+
+@pytest.fixture
+def source(valkey_server: EmbeddedValkey, namespace: str) -> str:
+    return MODULE.format(url=valkey_server.url, namespace=namespace)
+
+
+@pytest.fixture
+def producer(valkey_server: EmbeddedValkey, new_broker: NewBroker) -> StreamsBroker:
+    made = new_broker("streams", valkey_server.url, middleware=[])
+    assert isinstance(made, StreamsBroker)
+    return made
+
+
+def send(producer: StreamsBroker, *names: str) -> None:
+    for name in names:
+        producer.enqueue(
+            Message(queue_name="mail", actor_name="greet", args=(name,), kwargs={}, options={})
+        )
+
+
+def test_each_worker_process_exports_says_which_it_is_and_leaves_nothing_behind(
+    source: str, receiver: Receiver, launch: Launcher, producer: StreamsBroker
+) -> None:
+    environment = receiver.environment | {
+        "OTEL_BSP_SCHEDULE_DELAY": "600000",  # so what is exported is exported at the end
+        "OTEL_METRIC_EXPORT_INTERVAL": "600000",
+        "OTEL_RESOURCE_ATTRIBUTES": "team=blue,host.name=box",
+    }
+    workers = launch(source, processes=2, threads=1, environment=environment)
+    pids = workers.wait_until_ready()
+    send(producer, *map(str, range(20)))
+    workers.wait_for_log("greeted", count=20)
+    assert receiver.received.spans() == []
+    assert workers.terminate() == 0
+    spans = receiver.received.wait_for_spans("process mail", 20)
+    assert {span.resource["process.pid"] for span in spans} <= set(pids)
+    instances = {span.resource["service.instance.id"] for span in spans}
+    assert len(instances) == len({span.resource["process.pid"] for span in spans})
+    resource = spans[0].resource
+    assert (resource["team"], resource["host.name"]) == ("blue", "box")
+    assert resource["service.name"] == "shop-worker"
+    assert resource["service.namespace"] == "shop"
+    assert resource["deployment.environment.name"] == "development"
+
+
+@pytest.mark.parametrize("away", [pytest.param("refused", marks=pytest.mark.slow), "silent"])
+def test_a_dead_collector_does_not_hold_up_the_end(
+    source: str, launch: Launcher, producer: StreamsBroker, away: str
+) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        if away == "silent":
+            listener.listen()  # accepts in the kernel, and nobody ever answers
+        endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        workers = launch(source, environment={"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
+        workers.wait_until_ready()
+        send(producer, "one")
+        workers.wait_for_log("greeted")
+        begin = time.monotonic()
+        assert workers.terminate() == 0
+        assert time.monotonic() - begin < 10
+        assert "could not be exported" in workers.log
+
+
+@pytest.mark.parametrize(
+    ("environ", "traces", "metrics"),
+    [
+        ({}, (), ()),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317"},
+            ("otlp_proto_grpc",),
+            ("otlp_proto_grpc",),
+        ),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:4317"}, ("otlp_proto_grpc",), ()),
+        (
+            {
+                "OTEL_TRACES_EXPORTER": "otlp,console",
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+            },
+            ("otlp_proto_http", "console"),
+            (),
+        ),
+        (
+            {"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c"},
+            (),
+            ("otlp_proto_grpc",),
+        ),
+        ({"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c"}, (), ()),
+    ],
+)
+def test_what_is_exported_is_what_the_variables_say(
+    environ: dict[str, str], traces: tuple[str, ...], metrics: tuple[str, ...]
+) -> None:
+    assert ExportSettings.load(environ) == ExportSettings(traces=traces, metrics=metrics)
+
+
+def test_a_protocol_without_an_exporter_is_refused() -> None:
+    environ = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}
+    with pytest.raises(SettingsError, match="OTEL_EXPORTER_OTLP_PROTOCOL.*grpc.*http/json"):
+        ExportSettings.load(environ)
+
+
+def test_a_slip_in_the_telemetry_table_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"telemetry\.relation.*siblings"):
+        TelemetrySettings.load({"relation": "siblings"})
+
+
+SET_UP = """\
+from opentelemetry import trace
+from otel.sdk import Sdk, Service
+from otel.settings import ExportSettings, TelemetrySettings
+{before}
+sdk = Sdk.set_up(Service("shop", "web", "development"), TelemetrySettings(), ExportSettings.load())
+{after}
+"""
+
+
+def test_a_process_that_is_no_worker_uses_any_exporter_and_any_sampler(tmp_path: Path) -> None:
+    after = """\
+with trace.get_tracer("x").start_as_current_span("one"): pass
+with trace.use_span(trace.NonRecordingSpan(trace.SpanContext(1, 1, True, trace.TraceFlags(1)))):
+    with trace.get_tracer("x").start_as_current_span("two"): pass
+sdk.flush()"""
+    environ = {
+        "OTEL_TRACES_EXPORTER": "console",
+        "OTEL_TRACES_SAMPLER": "parentbased_always_off",
+        "OTEL_SERVICE_NAME": "billing",
+    }
+    printed = _run(tmp_path, environ, after=after)
+    assert '"name": "two"' in printed
+    assert '"name": "one"' not in printed
+    assert '"service.name": "billing"' in printed
+
+
+def test_an_applications_own_provider_is_left_alone(tmp_path: Path) -> None:
+    before = """\
+from opentelemetry.sdk.trace import TracerProvider
+own = TracerProvider()
+trace.set_tracer_provider(own)"""
+    after = "print(trace.get_tracer_provider() is own)"
+    assert _run(tmp_path, {"OTEL_TRACES_EXPORTER": "console"}, before, after) == "True\n"
+
+
+def test_an_exporter_that_is_not_installed_is_named(tmp_path: Path) -> None:
+    after = "raise AssertionError"
+    with pytest.raises(AssertionError, match=r"OTEL_TRACES_EXPORTER.*'carrier-pigeon'"):
+        _run(tmp_path, {"OTEL_TRACES_EXPORTER": "carrier-pigeon"}, after=after)
+
+
+def _run(folder: Path, environ: dict[str, str], before: str = "", after: str = "") -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", SET_UP.format(before=before, after=after)],
+        env={**os.environ, **environ, "PYTHONPATH": str(ROOT)},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
