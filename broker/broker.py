@@ -18,16 +18,17 @@ from dramatiq.errors import ActorNotFound, BrokerConnectionError, QueueJoinTimeo
 from dramatiq.message import Message
 from dramatiq.middleware import Middleware, MiddlewareError, Retries, Shutdown
 
-from broker import clients, entry, server
+from broker import clients, entry, evidence, server
+from broker.burial import burial
 from broker.commands import Commands, NewMessage, Settlement
 from broker.consumer import StreamsConsumer
 from broker.consumer_name import ConsumerName
 from broker.delivery import SUSPECT_FROM, Delivery, InFlight, Lease, SuspectSlot
-from broker.errors import InvalidOption, MessageTooLarge, ServerRefused
+from broker.errors import InvalidOption, MessageTooLarge, Refused, ServerRefused
 from broker.inspector import Inspector
 from broker.keeper import Keeper
 from broker.limits import QueueLimit
-from broker.outcome import Abandon, Bury, Done, Outcome, Release, Retry
+from broker.outcome import Abandon, Done, Outcome, Release, Retry
 from broker.settler import Settler
 from broker.signals import Signals
 
@@ -277,7 +278,11 @@ class StreamsBroker(Broker):
         delivery.outcome = (
             Abandon()
         )  # until the successor is ready, a failure must not lose the job
-        options = {} if delay is None else {"eta": current_millis() + delay}
+        now = current_millis()
+        options: dict[str, Any] = {} if delay is None else {"eta": now + delay}
+        if delivery.exception is not None:
+            worker = delivery.lease.consumer
+            options |= evidence.options(delivery.options, delivery.exception, worker, now)
         message: Message[Any] = delivery.copy(options=options)
         self.emit_before("enqueue", message, delay)
         fields = self._encode(message)
@@ -316,6 +321,9 @@ class StreamsBroker(Broker):
         for middleware, listener in self._signals.listeners(f"before_{signal}", self.middleware):
             try:
                 listener(self, *args, **kwargs)
+            except Refused:
+                args[0].fail()  # or it would count as done
+                raise
             except MiddlewareError:
                 raise
             except Exception:
@@ -437,9 +445,8 @@ class StreamsBroker(Broker):
             if isinstance(error, Shutdown):
                 return Release()
             if isinstance(error, ActorNotFound):
-                return self._unknown_actor(delivery, error)
-            text = "rejected" if error is None else f"{type(error).__name__}: {error}"[:2000]
-            return Bury("failed", text, self._encode(delivery._message))
+                return self._unknown_actor(delivery)
+            return burial(delivery, self._option(delivery._message, "throws", None))
         if delivery.outcome is not None:
             return delivery.outcome
         # With Retries in place a failure is retried or rejected. Neither happened: preparing
@@ -452,13 +459,13 @@ class StreamsBroker(Broker):
             return Abandon()
         return Done()
 
-    def _unknown_actor(self, delivery: Delivery, error: ActorNotFound) -> Outcome:
+    def _unknown_actor(self, delivery: Delivery) -> Outcome:
         """Retry for the grace (a rolling deploy may bring the actor), then bury."""
         now = current_millis()
         since = delivery.options.setdefault("unknown_actor_since", now)
         waited = now - since
         if waited >= self.unknown_actor_grace:
-            return Bury("unknown_actor", f"ActorNotFound: {error}", self._encode(delivery._message))
+            return burial(delivery, None)
         pause = min(
             max(250, waited), _MAX_UNKNOWN_ACTOR_PAUSE, max(1, self.unknown_actor_grace - waited)
         )

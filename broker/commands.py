@@ -337,7 +337,7 @@ def _pack_settlement(s: Settlement) -> bytes:
             return _pack(("retry", *fence, delay_ms, fields, entry.pack(fields, level), level))
         case Release():
             return _pack(("release", *fence))
-        case Bury(reason, error, fields):
-            return _pack(("bury", *fence, reason, error, fields))
+        case Bury(reason, error, actor, error_type, trail):
+            return _pack(("bury", *fence, reason, error, actor, error_type, trail))
         case outcome:
             raise TypeError(f"{outcome!r} is no settlement")

@@ -11,7 +11,7 @@ from dramatiq.broker import Consumer, MessageProxy
 from dramatiq.errors import DecodeError
 from dramatiq.logging import get_logger
 
-from broker import entry
+from broker import entry, evidence
 from broker.commands import Handed
 from broker.delivery import SUSPECT_FROM, Delivery, Lease
 from broker.direct import pipeline
@@ -151,11 +151,11 @@ class StreamsConsumer(Consumer):
             if handed.lease.count >= SUSPECT_FROM:
                 self.broker.suspects.free(handed.lease)
             mapping = dict(zip(handed.fields[::2], handed.fields[1::2], strict=False))
-            message_id = mapping.get(b"id", b"").decode("utf-8", "replace")
-            fields: list[str | bytes] = list(handed.fields)
-            self.broker.settle_raw(
-                self.queue_name, handed.lease, message_id, Bury("undecodable", str(error), fields)
+            message_id, actor = (
+                mapping.get(name, b"").decode("utf-8", "replace") for name in (b"id", b"actor")
             )
+            outcome = Bury("undecodable", str(error), actor, evidence.error_type(error))
+            self.broker.settle_raw(self.queue_name, handed.lease, message_id, outcome)
             return None
         return Delivery(message, handed.lease)
 

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 
 import redis
 from dramatiq.errors import ConnectionClosed, ConnectionFailed
+from dramatiq.middleware import SkipMessage
+
+from broker.evidence import Reason
 
 
 class HeadraceError(Exception):
@@ -39,6 +42,17 @@ class MessageTooLarge(HeadraceError, ValueError):
         self.actor = actor
         self.size = size
         self.limit = limit
+
+
+class Refused(HeadraceError, SkipMessage):
+    """Raised by a middleware before a message is processed: it is buried for ``reason``.
+
+    The job does not run and is not retried.
+    """
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason: Reason = reason
 
 
 class UnsupportedClient(HeadraceError, ValueError):

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dramatiq.errors import DecodeError
 from dramatiq.message import Message
 
-from broker import entry
+from broker import entry, evidence
 from broker.commands import Commands, QueueInfo, Redriven
 from broker.errors import translated
+from broker.evidence import Attempt
 from broker.keys import queues_key
 from broker.limits import QueueLimit
 
 _BATCH = 200
 _TRIMMED_PER_CALL = 10_000
-_EVIDENCE = 12  # parts of a dead letter's value before the entry's fields: bury.lua
+_EVIDENCE = 20  # parts of a dead letter's value before the entry's fields: bury.lua
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +26,15 @@ class DeadLetter:
     """A buried message with the evidence. ``message`` is None when it can't be decoded."""
 
     id: str
+    #: One of :data:`broker.evidence.Reason`.
     reason: str
+    #: The class of the exception, without its module; empty for none.
+    error_type: str
+    #: ``Type: message``, or what was wrong with the entry.
     error: str
+    traceback: str
+    #: The newest, oldest first; those whose worker left them have no error.
+    attempts: list[Attempt]
     died_at_ms: int
     deliveries: int
     level: int
@@ -35,6 +43,22 @@ class DeadLetter:
     actor: str | None
     message: Message[Any] | None
     fields: dict[str, bytes]
+
+    @property
+    def correlation_id(self) -> str | None:
+        """The id of the chain that the message belongs to, if it carries one."""
+        found = self._options.get("correlation_id")
+        return found if isinstance(found, str) else None
+
+    @property
+    def trace_id(self) -> str | None:
+        """The trace of the send, from the message's W3C ``traceparent``."""
+        parts = str(self._options.get("traceparent", "")).split("-")
+        return parts[1] if len(parts) == 4 else None
+
+    @property
+    def _options(self) -> Mapping[str, Any]:
+        return {} if self.message is None else self.message.options
 
 
 class Inspector:
@@ -149,32 +173,44 @@ class Inspector:
 
 def _letter(queue: str, id: str, packed: bytes) -> DeadLetter:
     parts = entry.unpack(packed)
-    evidence, flat = entry.to_mapping(parts[:_EVIDENCE]), parts[_EVIDENCE:]
+    found, flat = entry.to_mapping(parts[:_EVIDENCE]), parts[_EVIDENCE:]
     fields = dict(zip(flat[::2], flat[1::2], strict=False))
     try:
         message = entry.decode(queue, fields)
     except DecodeError:
         message = None
-    actor = fields.get(b"actor")
+    trail = evidence.load(found[b"trail"])
+    attempts = trail.attempts
+    if not attempts and message is not None:  # buried by a script, which reads no JSON
+        attempts = evidence.attempts_of(message.options)
     return DeadLetter(
         id=id,
-        reason=evidence[b"reason"].decode(),
-        error=evidence[b"error"].decode("utf-8", "replace"),
-        died_at_ms=int(evidence[b"died_at"]),
-        deliveries=int(evidence[b"deliveries"]),
-        level=int(evidence[b"level"]),
-        deduplication_key=evidence[b"dedup"].decode(),
-        actor=message.actor_name
-        if message
-        else None
-        if actor is None
-        else actor.decode("utf-8", "replace"),
+        reason=found[b"reason"].decode(),
+        error_type=found[b"error_type"].decode("utf-8", "replace"),
+        error=found[b"error"].decode("utf-8", "replace"),
+        traceback=trail.traceback,
+        attempts=sorted([*attempts, *evidence.lost(found[b"lost"])], key=_ended),
+        died_at_ms=int(found[b"died_at"]),
+        deliveries=int(found[b"deliveries"]),
+        level=int(found[b"level"]),
+        deduplication_key=found[b"dedup"].decode(),
+        actor=_actor(message, found[b"actor"]),
         message=message,
         fields={name.decode("utf-8", "surrogateescape"): value for name, value in fields.items()},
     )
 
 
-_COUNTERS = ("retries", "traceback", "requeue_timestamp", "unknown_actor_since")
+def _ended(attempt: Attempt) -> int:
+    return attempt.ended_at_ms
+
+
+def _actor(message: Message[Any] | None, noted: bytes) -> str | None:
+    if message is not None:
+        return message.actor_name
+    return noted.decode("utf-8", "replace") or None
+
+
+_COUNTERS = (evidence.ATTEMPTS, "retries", "traceback", "requeue_timestamp", "unknown_actor_since")
 
 
 def _redriven(letter: DeadLetter) -> Redriven:

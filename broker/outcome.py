@@ -30,11 +30,18 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Bury:
-    """Move the message to the dead letters with the evidence."""
+    """Move the entry, as it lies in its stream, to the dead letters with the evidence.
+
+    ``error``, ``trail`` and nothing else tell what a job's exception said.
+    """
 
     reason: str
-    error: str
-    fields: Fields
+    error: str = ""
+    actor: str = ""
+    #: The name of the exception's class; empty for none.
+    error_type: str = ""
+    #: Traceback and attempts: :class:`broker.evidence.Trail`.
+    trail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ def test_the_tutorial_works(
     eventually(lambda: broker.inspector.queue(QUEUE).dead, lambda dead: dead == 1, what="burial")
 
     printed = run("redrive.py").splitlines()
-    assert printed[0].startswith("failed QueueProcessingError: ")
+    assert printed[0].startswith("retries_exhausted QueueProcessingError: ")
     assert "missing.txt" in printed[0]
     assert printed[1] == "1"
     eventually(lambda: _text(folder / "missing.txt.sha256"), bool, what="the redriven checksum")

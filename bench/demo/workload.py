@@ -231,7 +231,7 @@ def _unknown_task(made: Workload) -> Job:
 
 
 def _dies(made: Workload, message: Message[Any], error: str, what: str) -> Job:
-    death = ExpectedDeath(message.message_id, message.queue_name, "failed", error, what)
+    death = ExpectedDeath(message.message_id, message.queue_name, "rejected", error, what)
     made.expected.deaths.append(death)
     return Job(message)
 

@@ -19,6 +19,7 @@
 --@include record
 --@include bury
 --@include fields
+--@include lost
 --@include hand_back
 local left, level, cursor = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local released, buried = 0, 0
@@ -33,11 +34,23 @@ local function released_in(group)
   return 0
 end
 
+-- XAUTOCLAIM does not say whose the deliveries were; it looks at these, ten times its COUNT.
+local function owners(key)
+  local found = {}
+  for _, row in ipairs(redis.call("XPENDING", key, "workers", cursor, "+", left * 10)) do
+    found[row[1]] = row[2]
+  end
+  return found
+end
+
 local function reclaim(key, group)
+  local owned = owners(key)
   local taken = redis.call("XAUTOCLAIM", key, "workers", "~released", ARGV[1], cursor, "COUNT", left, "JUSTID")
   local entries = {}
   for _, id in ipairs(taken[2]) do
-    entries[#entries + 1] = redis.call("XPENDING", key, "workers", id, id, 1)[1]
+    local entry = redis.call("XPENDING", key, "workers", id, id, 1)[1]
+    entry[2] = owned[id] or entry[2]
+    entries[#entries + 1] = entry
   end
   local keys = { dead = KEYS[1], dead_messages = KEYS[2], dedup = KEYS[4], job_prefix = KEYS[5], ready = key }
   local _, dead = hand_back(keys, entries, tonumber(ARGV[2]), level)

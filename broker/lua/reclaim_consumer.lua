@@ -18,6 +18,7 @@
 --@include record
 --@include bury
 --@include fields
+--@include lost
 --@include hand_back
 local ready = KEYS[6]
 local entries = redis.pcall("XPENDING", ready, "workers", "-", "+", ARGV[3], ARGV[1])

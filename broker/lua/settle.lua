@@ -13,7 +13,7 @@
 --           done      nothing
 --           retry     delay ms, [field, value, ...], the same packed with its level, the successor's level
 --           release   nothing
---           bury      reason, error, [field, value, ...]
+--           bury      reason, error, actor, error type, trail (traceback and attempts); the entry's own fields are kept
 -- Returns for each settlement ok, stale (another delivery owns the entry), gone (no such entry)
 --         or lost (no such entry, nor a record of its message)
 -- Errors  BADARG an unknown outcome or level; nothing written
@@ -70,7 +70,12 @@ end
 function outcomes.bury(s)
   local id = s[6] ~= "" and s[6] or (s[2] .. ":" .. s[3])
   local evidence = { reason = s[8], error = s[9], deliveries = s[4], level = s[2], dedup = s[7] }
-  bury(KEYS[3], KEYS[4], id, s[3], now, evidence, s[10])
+  evidence.actor, evidence.error_type, evidence.trail = s[10], s[11], s[12]
+  evidence.lost = s[6] ~= "" and redis.call("HGET", job_prefix .. s[6], "lost") or ""
+  local found = redis.call("XRANGE", KEYS[9 + s[2]], s[3], s[3])[1]
+  if found then  -- deleted by hand: there is nothing left to keep
+    bury(KEYS[3], KEYS[4], id, s[3], now, evidence, found[2])
+  end
   if s[6] ~= "" then
     finish(KEYS[7], job_prefix .. s[6], s[6], "dead")
   end

@@ -57,7 +57,7 @@ def buried(application_broker: StreamsBroker) -> StreamsBroker:
 
 def test_an_unknown_task_that_reaches_a_worker_is_buried_at_once(buried: StreamsBroker) -> None:
     (letter,) = buried.inspector.dead(QUEUE)
-    assert letter.reason == "failed"
+    assert letter.reason == "rejected"
     assert letter.message is not None
     assert letter.message.options.get("retries", 0) == 0
     assert "format_disk" in str(letter.error)

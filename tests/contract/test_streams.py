@@ -348,7 +348,7 @@ def test_a_dead_letter_keeps_message_and_evidence_and_is_redriven(
     assert recorder.seen.next() == "fail"
     streams.join("work", timeout=TIMEOUT_MS)
     (letter,) = streams.inspector.dead("work")
-    assert letter.reason == "failed"
+    assert letter.reason == "retries_exhausted"
     assert "RuntimeError" in letter.error
     assert "on purpose" in letter.error
     assert letter.actor == "record"

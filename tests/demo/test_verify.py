@@ -229,12 +229,12 @@ def test_a_missing_dead_letter_is_named(workload: Workload, evidence: Evidence, 
 def test_a_dead_letter_with_the_wrong_reason_is_named(
     workload: Workload, evidence: Evidence
 ) -> None:
-    evidence.deaths[-1] = replace(evidence.deaths[-1], reason="failed")
-    assert "reason 'failed', expected 'max_deliveries'" in only_fault(verify(workload, evidence))
+    evidence.deaths[-1] = replace(evidence.deaths[-1], reason="rejected")
+    assert "reason 'rejected', expected 'max_deliveries'" in only_fault(verify(workload, evidence))
 
 
 def test_a_job_that_should_have_lived_is_named(workload: Workload, evidence: Evidence) -> None:
-    evidence.deaths.append(Death("notification-queue", "m1", "failed", "boom", 1))
+    evidence.deaths.append(Death("notification-queue", "m1", "rejected", "boom", 1))
     assert "m1 should live" in only_fault(verify(workload, evidence))
 
 

@@ -184,7 +184,7 @@ def test_04_a_worker_killed_at_a_burial_leaves_the_message_in_exactly_one_place(
     history.settle_down()
     history.check(failures=1)
     (letter,) = producer.inspector.dead("work")
-    assert letter.reason == "failed"
+    assert letter.reason == "retries_exhausted"
 
 
 def test_05_what_a_killed_worker_had_fetched_and_not_begun_comes_back_as_well(

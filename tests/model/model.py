@@ -273,16 +273,16 @@ class Model:
             case Release():
                 copy.place, copy.count, copy.idle = Place.RELEASED, copy.count - 1, False
                 self._owe(1)
-            case Bury(reason, error, fields):
-                self._bury(copy, reason, error, key)
-                copy.fields = fields
+            case Bury(reason, error, actor, error_type, trail):
+                what = {"actor": actor, "error_type": error_type, "trail": trail}
+                self._bury(copy, reason, error, key, what)
 
-    def _bury(self, copy: Copy, reason: str, error: str, key: str) -> None:
+    def _bury(self, copy: Copy, reason: str, error: str, key: str, more: dict[str, str]) -> None:
         entry, name = copy.entry_id.decode(), copy.id
         name = name or f"{copy.level}:{entry}"
         copy.letter = self._free(name, f"{name}:{entry}")
         copy.evidence = {"reason": reason, "error": error, "dedup": key}
-        copy.evidence |= {"deliveries": str(copy.count), "level": str(copy.level)}
+        copy.evidence |= {"deliveries": str(copy.count), "level": str(copy.level), **more}
         copy.place, copy.lease = Place.DEAD, None
         self._finish(copy, "dead")
 
@@ -330,7 +330,8 @@ class Model:
                 record = self.records.get(copy.id)
                 key = record.key if record is not None else ""
                 error = f"delivered {copy.count} times and never settled: it may kill its worker"
-                self._bury(copy, "max_deliveries", error, key)
+                what = {"actor": actor_of(copy.fields), "error_type": "", "trail": ""}
+                self._bury(copy, "max_deliveries", error, key, what)
                 buried += 1
             else:
                 copy.place = Place.RELEASED
@@ -401,3 +402,8 @@ class Model:
         gone = set(letters[:limit])
         self.copies = [c for c in self.copies if c.place is not Place.DEAD or c.letter not in gone]
         return len(gone)
+
+
+def actor_of(fields: Fields) -> str:
+    named = dict(zip(fields[::2], fields[1::2], strict=True))
+    return str(named.get("actor", ""))

@@ -186,7 +186,7 @@ class Scripts:
         for name in names:
             self.enqueue(self.new(name, key=key))
             (handed,) = self.take()
-            self.settle(handed, Bury("failed", "", fields_of(name)), key=key)
+            self.settle(handed, Bury("rejected", ""), key=key)
 
     def letters(self) -> list[bytes]:
         """The dead by the time of their death; each has its message, and none is left over."""
@@ -197,7 +197,7 @@ class Scripts:
     def letter(self, name: str) -> tuple[dict[bytes, bytes], list[bytes]]:
         """A dead letter's evidence and its entry's fields."""
         parts = unpack(self.client.hget(self.keys.dead_messages, name))
-        return dict(zip(parts[:12:2], parts[1:12:2], strict=True)), parts[12:]
+        return dict(zip(parts[:20:2], parts[1:20:2], strict=True)), parts[20:]
 
     def fill_up(self) -> None:
         """Leave the server no memory; on a server of one's own."""

@@ -68,8 +68,8 @@ def test_retry(scripts: Scripts, fields: Fields, delay_ms: int) -> None:
 
 
 def test_burial_and_redrive(scripts: Scripts, fields: Fields) -> None:
-    scripts.enqueue("m")
-    scripts.settle(scripts.take()[0], Bury("failed", "why", fields))
+    scripts.enqueue(scripts.new("m", fields=fields))
+    scripts.settle(scripts.take()[0], Bury("rejected", "why"))
     redrive(scripts)
     assert only(scripts.take()) == as_bytes(fields)
 

@@ -12,7 +12,7 @@ from broker.outcome import Bury, Done, Outcome, Retry, Settled
 from tests.scripts.conftest import QUEUE, Scripts, fields_of
 
 MAX = 5
-ENDS = [Done(), Bury("failed", "", fields_of("m"))]
+ENDS = [Done(), Bury("rejected", "")]
 
 
 def expires(scripts: Scripts, message_id: str) -> bool:

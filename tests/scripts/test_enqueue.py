@@ -74,7 +74,7 @@ def test_a_deduplication_key_names_its_holder_and_leaves_no_record(scripts: Scri
     assert scripts.snapshot() == before
 
 
-@pytest.mark.parametrize("outcome", [Done(), Bury("failed", "", fields_of("first"))])
+@pytest.mark.parametrize("outcome", [Done(), Bury("rejected", "")])
 def test_a_deduplication_key_is_free_after_the_end(scripts: Scripts, outcome: Done | Bury) -> None:
     scripts.enqueue(scripts.new("first", key="k"))
     scripts.settle(scripts.take()[0], outcome, key="k")

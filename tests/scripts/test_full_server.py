@@ -35,7 +35,7 @@ def test_what_adds_work_is_refused_and_nothing_written(own_scripts: Scripts) -> 
 def test_deliveries_begin_and_end(own_scripts: Scripts) -> None:
     outcomes: list[Outcome] = [
         Done(),
-        Bury("failed", "", fields_of("m1")),
+        Bury("rejected", ""),
         Retry(0, 2, fields_of("m2")),
         Retry(60_000, 0, fields_of("m3")),
         Release(),

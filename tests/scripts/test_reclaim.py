@@ -57,6 +57,7 @@ def test_an_entry_delivered_too_often_is_buried_with_the_evidence(scripts: Scrip
     assert scripts.pending() == []
     assert scripts.letters() == [b"killer"]
     evidence, fields = scripts.letter("killer")
+    assert evidence.pop(b"lost") == b"%s c1\n" % evidence[b"died_at"]
     assert before <= int(evidence.pop(b"died_at")) <= scripts.now_ms()
     assert evidence == {
         b"reason": b"max_deliveries",
@@ -64,6 +65,9 @@ def test_an_entry_delivered_too_often_is_buried_with_the_evidence(scripts: Scrip
         b"deliveries": b"5",
         b"level": b"0",
         b"dedup": b"k",
+        b"actor": b"record",
+        b"error_type": b"",
+        b"trail": b"",
     }
     assert fields == [b"id", b"killer", b"actor", b"record", b"at", b"1", b"args", b"[]"]
     assert scripts.record("killer")[b"state"] == b"dead"
@@ -166,7 +170,7 @@ def test_a_message_of_another_language_is_buried_without_a_deduplication_key(
     evidence, fields = scripts.letter("foreign")
     assert evidence[b"dedup"] == b""
     assert fields == [b"id", b"foreign"]
-    assert scripts.record("foreign") == {b"state": b"dead", b"token": b""}
+    assert scripts.record("foreign").items() >= {b"state": b"dead", b"token": b""}.items()
 
 
 def test_a_burial_leaves_the_deduplication_key_to_a_younger_message(scripts: Scripts) -> None:

@@ -94,7 +94,7 @@ def test_letters_go_back_in_the_order_asked_for(scripts: Scripts) -> None:
 def test_two_letters_of_one_id_both_go_back(scripts: Scripts) -> None:
     scripts.bury("m")
     second = scripts.hold(scripts.new("m", successor=True), 1)
-    scripts.settle(second, Bury("failed", "", fields_of("m")))
+    scripts.settle(second, Bury("rejected", ""))
     names = [name.decode() for name in scripts.letters()]
     again = [Redriven(name, "m", 0, "", fields_of("m", kwargs=name)) for name in names]
     assert scripts.commands.redrive(QUEUE, again) == 2

@@ -1,6 +1,7 @@
 -- Move a message to the dead letters; the caller removes the source afterwards.
--- The value is one msgpack array of strings: six pairs of evidence, then the entry's fields.
--- `evidence` has reason, error, deliveries, level and dedup, the message's deduplication key or "".
+-- The value is one msgpack array of strings: ten pairs of evidence, then the entry's fields.
+-- `evidence` has reason, error, deliveries, level, dedup (the message's deduplication key or "") and,
+-- where they are known, actor, error_type, trail (traceback and attempts) and lost (see lost.lua).
 local function bury(dead, messages, id, entry, now, evidence, fields)
   local packed = {
     "reason", evidence.reason,
@@ -9,6 +10,10 @@ local function bury(dead, messages, id, entry, now, evidence, fields)
     "deliveries", tostring(evidence.deliveries),
     "level", tostring(evidence.level),
     "dedup", evidence.dedup,
+    "actor", evidence.actor or "",
+    "error_type", evidence.error_type or "",
+    "trail", evidence.trail or "",
+    "lost", evidence.lost or "",
   }
   for _, part in ipairs(fields) do
     packed[#packed + 1] = part

@@ -1,0 +1,56 @@
+"""Why a delivery that Dramatiq rejected is buried, and what is kept of it."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+from dramatiq.common import current_millis
+from dramatiq.errors import ActorNotFound
+from dramatiq.middleware import AgeLimit, SkipMessage
+
+from broker import evidence
+from broker.delivery import Delivery
+from broker.errors import Refused
+from broker.evidence import Reason, Trail
+from broker.outcome import Bury
+
+
+def burial(delivery: Delivery, throws: Any) -> Bury:
+    """The burial of a rejected delivery; ``throws`` are the exceptions that its actor expects."""
+    error = delivery.exception
+    return Bury(
+        reason=_reason(error, throws),
+        error="rejected by a middleware" if error is None else evidence.text(error),
+        actor=delivery.actor_name,
+        error_type="" if error is None else evidence.error_type(error),
+        trail=evidence.dump(_trail(delivery)),
+    )
+
+
+def _reason(error: BaseException | None, throws: Any) -> Reason:
+    if isinstance(error, Refused):
+        return error.reason
+    if isinstance(error, ActorNotFound):
+        return "unknown_actor"
+    if isinstance(error, SkipMessage) and _is_of_age_limit(error):
+        return "expired"
+    if error is None or isinstance(error, SkipMessage) or (throws and isinstance(error, throws)):
+        return "rejected"
+    return "retries_exhausted"
+
+
+def _is_of_age_limit(error: BaseException) -> bool:
+    # It raises what any other middleware may raise as well, and leaves no other mark.
+    frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1] is AgeLimit.before_process_message.__code__
+
+
+def _trail(delivery: Delivery) -> Trail:
+    error = delivery.exception
+    if error is None or isinstance(error, SkipMessage | ActorNotFound):  # it did not run
+        return Trail(attempts=evidence.attempts_of(delivery.options))
+    attempts = evidence.with_attempt(
+        delivery.options, error, delivery.lease.consumer, current_millis()
+    )
+    return Trail(evidence.traceback_of(error), attempts)
