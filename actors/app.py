@@ -28,7 +28,7 @@ def build_broker(settings: Settings) -> StreamsBroker:
     return StreamsBroker(
         url=settings.redis_url,
         namespace=settings.queue_prefix,
-        middleware=[*telemetry.above, *stack(), *telemetry.below],
+        middleware=[*telemetry.above, *stack(settings), *telemetry.below],
         concurrency=settings.concurrency,
         limits=settings.limits,
         max_message_bytes=settings.max_message_bytes,

@@ -419,7 +419,8 @@ class StreamsBroker(Broker):
             raise TypeError(f"{message!r} was not delivered by this broker")
         if not self.in_flight(message.queue_name).remove(message):
             return  # released at shutdown
-        self._settle(message.queue_name, message, self._outcome(message, failed))
+        message.outcome = self._outcome(message, failed)
+        self._settle(message.queue_name, message, message.outcome)
 
     def _settle(self, queue: str, delivery: Delivery, outcome: Outcome) -> None:
         if isinstance(outcome, Abandon):

@@ -34,7 +34,7 @@ class Delivery(MessageProxy):
     def __init__(self, message: Message[Any], lease: Lease) -> None:
         super().__init__(message)
         self.lease = lease
-        #: Decided before ack or nack asks for it, by a retry for instance.
+        #: Decided when ack or nack asks for it, or before, by a retry for instance.
         self.outcome: Outcome | None = None
         #: The actor or a middleware enqueued a copy of this message under its own id.
         self.requeued = False

@@ -18,6 +18,7 @@ from msgspec import UNSET, Meta, UnsetType
 from broker.configuration import HIDDEN, build, merge, read_toml, value_of
 from broker.errors import SettingsError
 from broker.limits import QueueLimit
+from broker.process_settings import LoggingSettings
 
 Environment: TypeAlias = Literal["development", "production"]
 AtLeastOne: TypeAlias = Annotated[int, Meta(ge=1)]
@@ -93,6 +94,7 @@ class _BackoffTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 class _EnvironmentTables(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     queues: dict[str, dict[str, Any]] = {}
+    logging: dict[str, Any] = {}
     telemetry: dict[str, Any] = {}
 
 
@@ -102,6 +104,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     queues: dict[str, dict[str, Any]] = {}
     development: _EnvironmentTables = _EnvironmentTables()
     production: _EnvironmentTables = _EnvironmentTables()
+    logging: dict[str, Any] = {}
     #: Whoever owns these two validates them.
     telemetry: dict[str, Any] = {}
     application: dict[str, Any] = {}
@@ -121,6 +124,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     #: For a queue that ``queues`` doesn't list.
     queue_defaults: QueueSettings
     max_message_bytes: int
+    logging: LoggingSettings
     #: The ``[telemetry]`` tables over one another, not validated here.
     telemetry: dict[str, Any]
     #: The file's ``[application]`` table, not validated here.
@@ -147,7 +151,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             queue_names=names,
             queue_defaults=build(QueueSettings, defaults, at="defaults"),
             max_message_bytes=_last_set([file.max_message_bytes for file, _ in layers]),
-            telemetry=_merged([_telemetry(file, env) for file, _ in layers]),
+            logging=build(LoggingSettings, _process_table("logging", layers, env), at="logging"),
+            telemetry=_process_table("telemetry", layers, env),
             application=layers[-1][0].application,
         )
 
@@ -328,9 +333,12 @@ def _read(tables: Mapping[str, Any], env: Environment) -> tuple[_File, dict[str,
     return file, merge(file.queues, specific.queues)
 
 
-def _telemetry(file: _File, env: Environment) -> dict[str, Any]:
-    specific: _EnvironmentTables = getattr(file, env)
-    return merge(file.telemetry, specific.telemetry)
+def _process_table(
+    name: str, layers: Iterable[tuple[_File, Mapping[str, Any]]], env: Environment
+) -> dict[str, Any]:
+    """A table that no queue owns: what holds in both environments, then the environment's own."""
+    files = [file for file, _ in layers]
+    return _merged(getattr(where, name) for file in files for where in (file, getattr(file, env)))
 
 
 def _check_table(table: Mapping[str, Any], at: str) -> None:

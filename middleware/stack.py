@@ -18,14 +18,17 @@ from dramatiq.middleware import (
     TimeLimit,
 )
 
+from broker.settings import Settings
 from middleware.correlation import Correlation
+from middleware.logs import Logs
 
 
-def stack() -> list[Middleware]:
+def stack(settings: Settings) -> list[Middleware]:
     """A new list for a new broker; middleware is never shared between two."""
     return [
         Correlation(),  # first: everything later logs the id, and what it sends inherits it
         CurrentMessage(),  # above all that may ask for the message; it is forgotten last but one
+        Logs(settings.logging),  # above all that decides how a job ends; it writes that down
         AgeLimit(),  # before anything is spent on a message that is too old
         TimeLimit(),  # the clock starts before the job and stops after it
         ShutdownNotifications(),  # beside TimeLimit: both interrupt the job's thread

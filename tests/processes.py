@@ -17,7 +17,9 @@ from typing import Protocol
 from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parent.parent
-READY = re.compile(r"\[PID (\d+)\].*Worker process is ready for action")
+# Dramatiq's own format, and ours, where the process stands in place of a chain.
+_PROCESS = r"(?:\[PID |\"correlationId\":\"[^\"]*:)(\d+)"
+READY = re.compile(rf"{_PROCESS}.*Worker process is ready for action")
 
 
 class CommandLine:

@@ -173,6 +173,9 @@ def test_an_own_file_overrides_only_what_it_says(tmp_path: Path) -> None:
         ("[production]\nmonitoring = 1", "monitoring"),
         ("[defaults]\nname = 'x'", "defaults.name"),
         ("max_message_bytes = 0", "max_message_bytes"),
+        ("[logging]\nlevel = 'loud'", "logging.level"),
+        ("[logging]\nformat = 'json'\ncolour = true", "logging.colour"),
+        ("[development.logging]\nformat = 'xml'", "logging.format"),
         ("max_message_bytes = ", "settings file"),
     ],
 )

@@ -74,10 +74,10 @@ def test_a_signal_ends_server_and_workers(tmp_path: Path, number: signal.Signals
 
 def test_killed_workers_come_back(tmp_path: Path) -> None:
     with running(tmp_path) as process:
-        worker = wait_for(process, rf"\[PID (\d+)\].*{READY}").group(1)
+        worker = wait_for(process, rf":(\d+)\".*{READY}").group(1)
         os.kill(int(worker), signal.SIGKILL)
         wait_for(process, "workers ended with status 1; next start in")
-        assert wait_for(process, rf"\[PID (\d+)\].*{READY}").group(1) != worker
+        assert wait_for(process, rf":(\d+)\".*{READY}").group(1) != worker
 
 
 def test_a_second_server_on_the_same_folder_is_refused(tmp_path: Path) -> None:
