@@ -6,24 +6,29 @@ from broker.errors import (
     ClusterClientRequired,
     EvictionPolicyRefused,
     HeadraceError,
+    InvalidActorOption,
     InvalidOption,
     MessageTooLarge,
+    RateLimited,
     ServerOutOfMemory,
     ServerRefused,
     ServerTooOld,
     SettingsError,
     UnsupportedClient,
 )
-from broker.limits import QueueLimit
+from broker.limits import QueueLimit, Rate
 
 __all__ = [
     "AuthenticationRefused",
     "ClusterClientRequired",
     "EvictionPolicyRefused",
     "HeadraceError",
+    "InvalidActorOption",
     "InvalidOption",
     "MessageTooLarge",
     "QueueLimit",
+    "Rate",
+    "RateLimited",
     "ServerOutOfMemory",
     "ServerRefused",
     "ServerTooOld",

@@ -28,7 +28,7 @@ from broker.errors import InvalidOption, MessageTooLarge, Refused, ServerRefused
 from broker.inspector import Inspector
 from broker.keeper import Keeper
 from broker.limits import QueueLimit
-from broker.outcome import Abandon, Done, Outcome, Release, Retry
+from broker.outcome import Abandon, Done, Outcome, Parked, Release, Retry
 from broker.settler import Settler
 from broker.signals import Signals
 
@@ -423,7 +423,7 @@ class StreamsBroker(Broker):
         self._settle(message.queue_name, message, message.outcome)
 
     def _settle(self, queue: str, delivery: Delivery, outcome: Outcome) -> None:
-        if isinstance(outcome, Abandon):
+        if isinstance(outcome, Abandon | Parked):
             self.suspects.free(delivery.lease)
             return
         key = self._option(delivery._message, "deduplication_key", None) or ""

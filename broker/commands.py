@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import lru_cache
 from typing import Any, TypeAlias
 
 from broker import entry
-from broker.delivery import Lease
+from broker.delivery import Lease, Slot
 from broker.direct import direct
 from broker.entry import Fields
 from broker.errors import translated
 from broker.keys import QueueKeys, queues_key
-from broker.limits import QueueLimit
-from broker.outcome import Bury, Done, Outcome, Release, Retry, Settled
+from broker.limits import KeyLimits, QueueLimit
+from broker.outcome import Bury, Done, Outcome, Park, Release, Retry, Settled
 from broker.scripts import Client, script
 
 _pack = entry.pack_array
@@ -102,6 +103,28 @@ class QueueInfo:
     oldest_age_ms: int | None
     paused: bool
     consumers: int
+
+
+class Turn(Enum):
+    """Whether a job may begin under the limits of its keys."""
+
+    STARTED = b"started"
+    #: It is scheduled for the time at which it may.
+    PARKED = b"parked"
+    #: Another delivery owns the entry: this worker had lost its lease.
+    STALE = b"stale"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The answer to a job that wants to begin, at ``now_us`` by the server's clock."""
+
+    turn: Turn
+    now_us: int
+    #: When a parked one comes back, unix ms; else 0.
+    due_ms: int
+    #: What it holds from now on, if it has a concurrency key and started.
+    slot: Slot | None
 
 
 class Commands:
@@ -306,6 +329,46 @@ class Commands:
         concurrency, rate = ("" if bound is None else str(bound) for bound in bounds)
         return bool(self._run("limit", (k.control, k.wake), concurrency, rate, limit.per_ms))
 
+    def start(
+        self, queue: str, lease: Lease, message_id: str, limits: KeyLimits, slot_lease_ms: int
+    ) -> Start:
+        """Let a job begin under the limits of its keys, or park it until it may."""
+        k = self.keys(queue)
+        rate, concurrency = limits.rate, limits.concurrency
+        rate_key, slots_key = limits.rate_key or "", limits.concurrency_key or ""
+        keys = (
+            *(k.scheduled, k.scheduled_messages, k.wake, k.ready[lease.level], k.job_prefix),
+            *(k.limit(rate_key), k.rate_line(rate_key)),
+            *(k.limit(slots_key), k.slots(slots_key), k.slots_line(slots_key)),
+        )
+        turn, now_us, due_ms, holder = self._run(
+            "start",
+            keys,
+            *(lease.level, lease.entry_id, lease.count, lease.consumer, message_id),
+            *((0, 0) if rate is None else (rate.interval_us, rate.tolerance_us)),
+            *(concurrency or 0, slot_lease_ms),
+        )
+        slot = Slot(slots_key, holder.decode()) if holder else None
+        return Start(Turn(turn), now_us, due_ms, slot)
+
+    def free_slot(self, queue: str, slot: Slot, concurrency: int) -> int:
+        """Give a slot back; returns how many of those that wait for one were called."""
+        k = self.keys(queue)
+        line = k.slots_line(slot.key)
+        keys = (k.slots(slot.key), line, k.scheduled, k.wake, k.job_prefix)
+        return int(self._run("free_slot", keys, slot.holder, concurrency))
+
+    def renew_slots(self, queue: str, slots: Sequence[Slot], lease_ms: int) -> list[Slot]:
+        """Hold slots for another lease; returns those that are lost."""
+        k = self.keys(queue)
+        keys = [k.slots(slot.key) for slot in slots]
+        lost = self._run("renew_slots", keys, lease_ms, *(slot.holder for slot in slots))
+        return [slots[index - 1] for index in lost]
+
+    def hold(self, queue: str, key: str, delay_ms: int) -> int:
+        """Start no more jobs of a key for so long; returns until when, unix ms."""
+        return int(self._run("hold", (self.keys(queue).limit(key),), delay_ms))
+
     def trim_events(self, queue: str, max_length: int, limit: int) -> int:
         """Drop up to ``limit`` of the oldest events beyond ``max_length``; returns how many.
 
@@ -335,6 +398,8 @@ def _pack_settlement(s: Settlement) -> bytes:
             return _pack(("done", *fence))
         case Retry(delay_ms, level, fields):
             return _pack(("retry", *fence, delay_ms, fields, entry.pack(fields, level), level))
+        case Park(delay_ms):
+            return _pack(("park", *fence, delay_ms))
         case Release():
             return _pack(("release", *fence))
         case Bury(reason, error, actor, error_type, trail):

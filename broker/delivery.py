@@ -28,6 +28,15 @@ class Lease:
     consumer: str
 
 
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One place under the concurrency of a key."""
+
+    key: str
+    #: The member that stands for the delivery among the key's slots.
+    holder: str
+
+
 class Delivery(MessageProxy):
     """Dramatiq's proxy of a message, with the lease under which it runs."""
 
@@ -38,6 +47,8 @@ class Delivery(MessageProxy):
         self.outcome: Outcome | None = None
         #: The actor or a middleware enqueued a copy of this message under its own id.
         self.requeued = False
+        #: Held while the job runs, and renewed with the lease.
+        self.slot: Slot | None = None
 
     @property
     def ready_at_ms(self) -> int:
@@ -110,6 +121,10 @@ class InFlight:
     def leases(self) -> list[Lease]:
         with self._changed:
             return [delivery.lease for delivery in self._held.values()]
+
+    def slots(self) -> list[Slot]:
+        with self._changed:
+            return [d.slot for d in self._held.values() if d.slot is not None]
 
     def drain(self) -> list[Delivery]:
         """Take everything out, for handing it back at shutdown."""

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import redis
-from dramatiq.errors import ConnectionClosed, ConnectionFailed
-from dramatiq.middleware import SkipMessage
+from dramatiq.errors import ConnectionClosed, ConnectionFailed, RateLimitExceeded
+from dramatiq.middleware import MiddlewareError, SkipMessage
 
 from broker.evidence import Reason
 
@@ -32,6 +32,37 @@ class SettingsError(_FieldError):
 
 class InvalidOption(_FieldError, ValueError):
     """An option of a message or of the broker breaks its rule; nothing was enqueued."""
+
+
+class InvalidActorOption(InvalidOption, MiddlewareError):
+    """An actor was declared with an option that breaks its rule."""
+
+
+class RateLimited(HeadraceError, RateLimitExceeded):
+    """An actor raises it when the other side wants fewer requests, as with HTTP 429.
+
+    No more jobs of the key start for ``retry_after_ms`` milliseconds, and this one runs again after
+    that; no attempt is used up. Without ``key`` it is the job's own ``rate_key`` or else its
+    ``concurrency_key``; a job that has neither is put off alone.
+
+    It needs the middleware :class:`middleware.rate_limits.RateLimits`; without that it is a failure
+    like any other.
+
+    Raises:
+      InvalidOption: the time is no integer of at least 0, or the key is empty.
+    """
+
+    def __init__(self, retry_after_ms: int, key: str | None = None) -> None:
+        if type(retry_after_ms) is not int or retry_after_ms < 0:
+            raise InvalidOption(
+                "retry_after_ms", retry_after_ms, "must be an integer of at least 0"
+            )
+        if key == "":
+            raise InvalidOption("key", key, "must be a non-empty string")
+        # Dramatiq leaves it untyped.
+        super().__init__(f"to be tried again in {retry_after_ms} ms")  # type: ignore[no-untyped-call]
+        self.retry_after_ms = retry_after_ms
+        self.key = key
 
 
 class MessageTooLarge(HeadraceError, ValueError):

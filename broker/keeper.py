@@ -86,6 +86,7 @@ class Keeper:
         self._renew_at = time.monotonic() + self._lease_ms / 3000 * jitter
         for queue, held in self._in_flight().items():
             self._guarded(self._renew, queue, held)
+            self._guarded(self._renew_slots, queue, held)
 
     def _guarded(self, step: Callable[..., None], queue: str, *args: Any) -> None:
         try:
@@ -115,6 +116,15 @@ class Keeper:
                 self._logger.warning(
                     "Lost the lease of entry %r on queue %r.", lease.entry_id.decode(), queue
                 )
+
+    def _renew_slots(self, queue: str, held: InFlight) -> None:
+        slots = held.slots()
+        for start in range(0, len(slots), _RENEWED_PER_CALL):
+            batch = slots[start : start + _RENEWED_PER_CALL]
+            lost = self._commands.renew_slots(queue, batch, self._lease_ms)
+            # Most of what is lost has been given back in between.
+            for slot in set(lost).intersection(held.slots()) if lost else ():
+                self._logger.warning("Lost a slot of key %r on queue %r.", slot.key, queue)
 
     def _reclaim(self, queue: str) -> None:
         position: Position | None = self._positions.pop(queue, BEGINNING)

@@ -57,6 +57,22 @@ class QueueKeys:
     def events(self) -> str:
         return self._key("events")
 
+    def limit(self, key: str) -> str:
+        """The state of one key's rate, and until when the key is held."""
+        return self._key(f"limit:{key}")
+
+    def rate_line(self, key: str) -> str:
+        """The jobs that wait for the key's rate."""
+        return self._key(f"rate-line:{key}")
+
+    def slots(self, key: str) -> str:
+        """The jobs of a concurrency key that run."""
+        return self._key(f"slots:{key}")
+
+    def slots_line(self, key: str) -> str:
+        """The jobs that wait for a slot of the key."""
+        return self._key(f"slots-line:{key}")
+
     @property
     def job_prefix(self) -> str:
         """A job's record is this prefix and the message id (scripts complete it)."""

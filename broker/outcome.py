@@ -24,6 +24,18 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
+class Park:
+    """Put the entry aside as it is for ``delay_ms``; no attempt is used up."""
+
+    delay_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """The script that refused it a start has put the entry aside: nothing is left to settle."""
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """Hand the entry back to the group at once; this delivery does not count."""
 
@@ -49,7 +61,7 @@ class Abandon:
     """Settle nothing: the lease runs out and the entry is delivered again."""
 
 
-Outcome: TypeAlias = Done | Retry | Release | Bury | Abandon
+Outcome: TypeAlias = Done | Retry | Park | Parked | Release | Bury | Abandon
 
 
 class Settled(Enum):

@@ -12,6 +12,7 @@
 -- ARGV[1..] settlement msgpack [outcome, level, entry id, delivery count, consumer, message id, deduplication key or "", ...] and then
 --           done      nothing
 --           retry     delay ms, [field, value, ...], the same packed with its level, the successor's level
+--           park      delay ms
 --           release   nothing
 --           bury      reason, error, actor, error type, trail (traceback and attempts); the entry's own fields are kept
 -- Returns for each settlement ok, stale (another delivery owns the entry), gone (no such entry)
@@ -23,6 +24,7 @@
 --@include wake
 --@include record
 --@include bury
+--@include park
 local now = now_ms()
 local job_prefix = KEYS[8]
 local signals = 0
@@ -59,6 +61,14 @@ function outcomes.retry(s)
     redis.call("XADD", KEYS[9 + s[11]], "*", unpack(s[9]))
   end
   remove(s)
+end
+
+function outcomes.park(s)
+  local id = s[6] ~= "" and s[6] or s[2] .. ":" .. s[3]
+  local keys = { scheduled = KEYS[1], messages = KEYS[2], ready = KEYS[9 + s[2]], job_prefix = job_prefix }
+  if park(keys, s[2], s[3], s[4], id, now + s[8]) then
+    signals = signals + 1
+  end
 end
 
 -- The delivery did not run to its end by nobody's fault, so it does not count.

@@ -1,0 +1,48 @@
+-- Jobs of one key that wait, in the order in which they came: a ZSET, id -> place.
+-- A job is in at most one line, and never only there: it is scheduled as well.
+
+-- From the head on, so many are looked at for one that still waits.
+local LOOKED_AT = 16
+-- A line is forgotten this long (ms) after the time at which its last job should have come, and the
+-- state of a key after it has lost its meaning.
+local LINE_KEPT_MS, STATE_KEPT_MS = 3600000, 60000
+
+local function keep_for(key, ms)
+  if redis.call("PTTL", key) < ms then
+    redis.call("PEXPIRE", key, string.format("%.0f", ms))
+  end
+end
+
+-- The number of jobs before this one; a job that is new goes to the end.
+local function join_line(line, id)
+  local place = redis.call("ZRANK", line, id)
+  if not place then
+    local last = redis.call("ZRANGE", line, -1, -1, "WITHSCORES")
+    redis.call("ZADD", line, (tonumber(last[2] or "") or 0) + 1, id)
+    place = redis.call("ZRANK", line, id)
+  end
+  return place
+end
+
+-- Call `each` with id, due time and place of those at the head that wait for their time, until it
+-- returns true. Who is on the way to a worker is passed over; who is gone leaves the line.
+local function each_waiting(line, scheduled, job_prefix, each)
+  local place = 0
+  for _, id in ipairs(redis.call("ZRANGE", line, 0, LOOKED_AT - 1)) do
+    local due = redis.call("ZSCORE", scheduled, id)
+    if due then
+      if each(id, tonumber(due), place) then
+        return
+      end
+      place = place + 1
+    else
+      local record = job_prefix .. id
+      local known = redis.call("HMGET", record, "token", "state")
+      if not known[1] or known[2] then  -- purged, or at its end
+        redis.call("ZREM", line, id)
+      else
+        place = place + 1
+      end
+    end
+  end
+end

@@ -1,0 +1,27 @@
+-- Put an entry aside as it is until `due`, unix ms; no attempt is used up. The caller has checked the fence.
+-- `keys` has scheduled, messages, ready and job_prefix. Needs drop_copy.
+-- Returns whether `due` is now the earliest.
+local function park(keys, level, entry, deliveries, id, due)
+  local found = redis.call("XRANGE", keys.ready, entry, entry)[1]
+  if not found then  -- deleted by hand: nothing left to run
+    redis.call("XACK", keys.ready, "workers", entry)
+    return false
+  end
+  local fields, record = found[2], keys.job_prefix .. id
+  if level > 0 then
+    fields[#fields + 1] = "level"
+    fields[#fields + 1] = tostring(level)
+  end
+  local head = redis.call("ZRANGE", keys.scheduled, 0, 0, "WITHSCORES")
+  redis.call("HSET", keys.messages, id, cmsgpack.pack(fields))
+  if redis.call("ZADD", keys.scheduled, due, id) == 0 then  -- in place of a scheduled successor
+    drop_copy(record, redis.call("HGET", record, "others"))
+  end
+  redis.call("HSETNX", record, "token", "")  -- another language's message has none yet
+  if deliveries > 1 then  -- what kills its worker must not begin anew each time it is parked
+    redis.call("HINCRBY", record, "unsettled", deliveries - 1)
+  end
+  redis.call("XACK", keys.ready, "workers", entry)
+  redis.call("XDEL", keys.ready, entry)
+  return not head[2] or due < tonumber(head[2])
+end
