@@ -31,6 +31,7 @@ def build_broker(settings: Settings) -> StreamsBroker:
         middleware=[*telemetry.above, *stack(settings), *telemetry.below],
         concurrency=settings.concurrency,
         limits=settings.limits,
+        dead_letters=settings.dead_letters,
         max_message_bytes=settings.max_message_bytes,
     )
 

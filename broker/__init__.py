@@ -1,6 +1,7 @@
 """Headrace's broker: every byte that goes to Redis."""
 
 from broker.broker import StreamsBroker
+from broker.dead_letters import DeadFilter, DeadRetention
 from broker.errors import (
     AuthenticationRefused,
     ClusterClientRequired,
@@ -10,6 +11,7 @@ from broker.errors import (
     InvalidOption,
     MessageTooLarge,
     RateLimited,
+    Refused,
     ServerOutOfMemory,
     ServerRefused,
     ServerTooOld,
@@ -21,6 +23,8 @@ from broker.limits import QueueLimit, Rate
 __all__ = [
     "AuthenticationRefused",
     "ClusterClientRequired",
+    "DeadFilter",
+    "DeadRetention",
     "EvictionPolicyRefused",
     "HeadraceError",
     "InvalidActorOption",
@@ -29,6 +33,7 @@ __all__ = [
     "QueueLimit",
     "Rate",
     "RateLimited",
+    "Refused",
     "ServerOutOfMemory",
     "ServerRefused",
     "ServerTooOld",

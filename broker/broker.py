@@ -23,6 +23,7 @@ from broker.burial import burial
 from broker.commands import Commands, NewMessage, Settlement
 from broker.consumer import StreamsConsumer
 from broker.consumer_name import ConsumerName
+from broker.dead_letters import DeadRetention
 from broker.delivery import SUSPECT_FROM, Delivery, InFlight, Lease, SuspectSlot
 from broker.errors import InvalidOption, MessageTooLarge, Refused, ServerRefused
 from broker.inspector import Inspector
@@ -49,6 +50,7 @@ class StreamsBroker(Broker):
       url, client, **parameters: as for RedisBroker.
       heartbeat_timeout: the lease: how long a silent worker keeps its deliveries.
       dead_message_ttl: how long dead letters are kept.
+      dead_letters: queue -> which of its dead letters are kept, in place of that.
       max_priority: the highest ``broker_priority``; 0 is the lowest and the default.
       max_deliveries: unsettled deliveries after which an entry is buried.
       concurrency: queue -> most jobs of it that run at once in this process.
@@ -72,6 +74,7 @@ class StreamsBroker(Broker):
         max_deliveries: int = 5,
         concurrency: Mapping[str, int] | None = None,
         limits: Mapping[str, QueueLimit] | None = None,
+        dead_letters: Mapping[str, DeadRetention] | None = None,
         max_message_bytes: int = 16 * 1024 * 1024,
         unknown_actor_grace: int = 60_000,
         **parameters: Any,
@@ -92,6 +95,11 @@ class StreamsBroker(Broker):
         self._concurrency = {} if concurrency is None else concurrency
         for queue, cap in self._concurrency.items():
             _check_int(f"concurrency[{queue!r}]", cap, 1)
+        self._dead_letters = {} if dead_letters is None else dead_letters
+        for queue, kept in self._dead_letters.items():
+            _check_int(f"dead_letters[{queue!r}].age_ms", kept.age_ms, 0)
+            if kept.count is not None:
+                _check_int(f"dead_letters[{queue!r}].count", kept.count, 0)
         self._limits = {} if limits is None else limits
         for queue, limit in self._limits.items():
             for name, bound in dataclasses.asdict(limit).items():
@@ -369,9 +377,13 @@ class StreamsBroker(Broker):
             self._name,
             lease_ms=self.heartbeat_timeout,
             max_deliveries=self.max_deliveries,
-            dead_message_ttl=self.dead_message_ttl,
+            dead_retention=self._dead_retention,
         )
         self._keeper.start()
+
+    def _dead_retention(self, queue: str) -> DeadRetention:
+        kept = _of(self._dead_letters, queue)
+        return DeadRetention(self.dead_message_ttl) if kept is None else kept
 
     def revive(self) -> None:
         """Start the worker's threads again if one has died; consumers see to it."""

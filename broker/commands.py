@@ -127,6 +127,40 @@ class Start:
     slot: Slot | None
 
 
+@dataclass(frozen=True, slots=True)
+class LetterHead:
+    """A dead letter without its message. ``reason`` is empty when it can't be read."""
+
+    id: str
+    died_at_ms: int
+    #: Of evidence and message together.
+    size_bytes: int
+    reason: str = ""
+    error: str = ""
+    deliveries: int = 0
+    level: int = 0
+    deduplication_key: str = ""
+    actor: str = ""
+    error_type: str = ""
+
+    @property
+    def position(self) -> LetterPosition:
+        return self.died_at_ms, self.id.encode("utf-8", "surrogateescape")
+
+
+#: A place among the dead: time of death, then id.
+LetterPosition: TypeAlias = tuple[int, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class LetterAges:
+    """Times since death in ms, both included; measured from ``now_ms``, None for the call's own."""
+
+    now_ms: int | None = None
+    oldest: int | None = None
+    youngest: int = 0
+
+
 class Commands:
     """The transitions of every queue of a namespace, run through one client.
 
@@ -289,10 +323,49 @@ class Commands:
             )
         )
 
-    def sweep(self, queue: str, age_ms: int, limit: int) -> int:
-        """Drop up to ``limit`` dead letters of at least ``age_ms``; returns how many."""
+    def sweep(self, queue: str, age_ms: int, count: int | None, limit: int) -> int:
+        """Drop up to ``limit`` dead letters of at least ``age_ms`` or beyond the newest ``count``.
+
+        Returns how many.
+        """
         k = self.keys(queue)
-        return int(self._run("sweep", (k.dead, k.dead_messages), age_ms, limit))
+        kept = -1 if count is None else count
+        return int(self._run("sweep", (k.dead, k.dead_messages), age_ms, kept, limit))
+
+    def letters(
+        self,
+        queue: str,
+        ages: LetterAges,
+        after: LetterPosition | None,
+        limit: int,
+        *,
+        newest_first: bool,
+    ) -> tuple[int, list[LetterHead]]:
+        """The server's time and up to ``limit`` letters that follow ``after``; none: the end."""
+        k = self.keys(queue)
+        offset = 0
+        while True:  # more than one round when that many died in one millisecond
+            now_ms, rows = self._run(
+                "letters",
+                (k.dead, k.dead_messages),
+                ages.now_ms or 0,
+                -1 if ages.oldest is None else ages.oldest,
+                ages.youngest,
+                -1 if after is None else after[0],
+                int(newest_first),
+                offset,
+                limit,
+            )
+            heads = [_head(row) for row in rows]
+            fresh = [
+                head
+                for head in heads
+                if after is None
+                or (head.position < after if newest_first else head.position > after)
+            ]
+            if fresh or len(heads) < limit:
+                return now_ms, fresh
+            offset += limit
 
     def inspect(self, queue: str) -> QueueInfo:
         """Counts of one queue, from one moment; all 0 for a queue nobody used."""
@@ -381,6 +454,20 @@ class Commands:
                     *("MAXLEN", "~", max_length, "LIMIT", limit),
                 )
             )
+
+
+def _head(row: list[Any]) -> LetterHead:
+    id, died_at_ms, size, *values = row
+    name = id.decode("utf-8", "surrogateescape")
+    if not values:
+        return LetterHead(name, died_at_ms, size)
+    reason, error, _, deliveries, level, dedup, actor, error_type = (
+        value.decode("utf-8", "replace") for value in values
+    )
+    return LetterHead(
+        *(name, died_at_ms, size, reason, error, int(deliveries), int(level)),
+        *(dedup, actor, error_type),
+    )
 
 
 def _pack_settlement(s: Settlement) -> bytes:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -74,6 +75,24 @@ def decode(queue_name: str, fields: Mapping[bytes, bytes]) -> Message[Any]:
         raise DecodeError(
             f"entry of queue {queue_name!r}: {type(error).__name__}: {error}", dict(fields), error
         ) from error
+
+
+def with_options(
+    message: Message[Any], fields: list[bytes], options: dict[str, Any]
+) -> Fields | list[bytes]:
+    """The entry's fields with other options; the rest stays byte for byte.
+
+    ``message`` is what the fields decode to.
+    """
+    if b"message" in fields[::2]:
+        return encode(dataclasses.replace(message, options=options))
+    kept = [
+        part
+        for name, value in zip(fields[::2], fields[1::2], strict=True)
+        if name != b"options"
+        for part in (name, value)
+    ]
+    return [*kept, b"options", dump_json(options)] if options else kept
 
 
 def _decode_foreign(queue_name: str, data: bytes) -> Message[Any]:

@@ -14,6 +14,7 @@ from dramatiq.logging import get_logger
 
 from broker.commands import BEGINNING, Commands, Position
 from broker.consumer_name import ConsumerName
+from broker.dead_letters import DeadRetention
 from broker.delivery import InFlight
 from broker.errors import translated
 from broker.keys import GROUP
@@ -35,14 +36,14 @@ class Keeper:
         *,
         lease_ms: int,
         max_deliveries: int,
-        dead_message_ttl: int,
+        dead_retention: Callable[[str], DeadRetention],
     ) -> None:
         self._commands = commands
         self._in_flight = in_flight
         self._name = name
         self._lease_ms = lease_ms
         self._max_deliveries = max_deliveries
-        self._dead_message_ttl = dead_message_ttl
+        self._dead_retention = dead_retention
         self._positions: dict[str, Position] = {}
         self._released_for: set[str] = set()
         self._logger = get_logger(__name__, type(self))
@@ -102,7 +103,8 @@ class Keeper:
             self._release_vanished(queue)
             self._released_for.add(queue)
         self._reclaim(queue)
-        while self._commands.sweep(queue, self._dead_message_ttl, _SWEPT_PER_CALL):
+        kept = self._dead_retention(queue)
+        while self._commands.sweep(queue, kept.age_ms, kept.count, _SWEPT_PER_CALL):
             pass
         self._commands.reap(queue, self._lease_ms * 2)
         self._commands.register(queue)  # last: a full server refuses this one

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from broker.configuration import HIDDEN, build, merge, read_toml, value_of
+from broker.dead_letters import DeadRetention
 from broker.errors import SettingsError
 from broker.limits import QueueLimit
 from broker.process_settings import LoggingSettings
@@ -48,6 +49,13 @@ class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     age: AtLeastOne | None = None
 
 
+class DeadLetterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which dead letters stay: the newest ``count`` (None: any), none older than ``age`` ms."""
+
+    age: AtLeastOne
+    count: Annotated[int, Meta(ge=0)] | None = None
+
+
 class Rate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """At most ``limit`` starts in ``per`` milliseconds, over all processes."""
 
@@ -69,6 +77,7 @@ class QueueSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     backoff: Backoff
     remove_on_complete: Removal
     remove_on_fail: Removal
+    dead_letters: DeadLetterSettings
     rate: Rate | None = None
     #: Jobs of the queue that run at once in all processes; None: no limit.
     global_concurrency: AtLeastOne | None = None
@@ -83,6 +92,7 @@ class _QueueTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     backoff: dict[str, Any] | UnsetType = UNSET
     remove_on_complete: Removal | UnsetType = UNSET
     remove_on_fail: Removal | UnsetType = UNSET
+    dead_letters: dict[str, Any] | UnsetType = UNSET
     rate: Rate | UnsetType = UNSET
     global_concurrency: AtLeastOne | UnsetType = UNSET
 
@@ -90,6 +100,11 @@ class _QueueTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 class _BackoffTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     type: Literal["exponential", "fixed"] | UnsetType = UNSET
     delay: AtLeastOne | UnsetType = UNSET
+
+
+class _DeadLetterTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    age: AtLeastOne | UnsetType = UNSET
+    count: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
 
 
 class _EnvironmentTables(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -170,6 +185,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """The bounds over all processes of any queue that has some."""
         return _Limits(self)
 
+    @property
+    def dead_letters(self) -> Mapping[str, DeadRetention]:
+        """Which dead letters of any queue stay, of one without a table too."""
+        return _DeadLetters(self)
+
     def __repr__(self) -> str:
         return (
             f"Settings(redis_url={without_password(self.redis_url)!r}, "
@@ -187,6 +207,23 @@ class _Concurrency(Mapping[str, int]):
 
     def __getitem__(self, queue: str) -> int:
         return self._settings.queue(queue).concurrency
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._settings.queues)
+
+    def __len__(self) -> int:
+        return len(self._settings.queues)
+
+
+class _DeadLetters(Mapping[str, DeadRetention]):
+    """Answers for every queue, and lists those that have a table."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def __getitem__(self, queue: str) -> DeadRetention:
+        kept = self._settings.queue(queue).dead_letters
+        return DeadRetention(kept.age, kept.count)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._settings.queues)
@@ -345,6 +382,8 @@ def _check_table(table: Mapping[str, Any], at: str) -> None:
     read = build(_QueueTable, table, at=at)
     if read.backoff is not UNSET:
         build(_BackoffTable, read.backoff, at=f"{at}.backoff")
+    if read.dead_letters is not UNSET:
+        build(_DeadLetterTable, read.dead_letters, at=f"{at}.dead_letters")
     if read.name is not UNSET and not _QUEUE_NAME.fullmatch(read.name):
         rule = "must begin with a letter or _ and go on with letters, digits or . _ -"
         raise SettingsError(f"{at}.name", read.name, rule)

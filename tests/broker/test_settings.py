@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from broker.configuration import Secret
+from broker.dead_letters import DeadRetention
 from broker.errors import SettingsError
 from broker.limits import QueueLimit
 from broker.settings import Backoff, QueueSettings, Rate, Retention, Settings, without_password
@@ -132,6 +133,7 @@ def test_an_own_file_overrides_only_what_it_says(tmp_path: Path) -> None:
         global_concurrency = 40
         [queues.reports]
         remove_on_complete = true
+        dead_letters = { count = 10 }
         [application.smtp]
         host = "mail"
         """,
@@ -149,6 +151,8 @@ def test_an_own_file_overrides_only_what_it_says(tmp_path: Path) -> None:
     assert settings.max_message_bytes == 1_000
     assert settings.application == {"smtp": {"host": "mail"}}
     assert dict(settings.limits) == {"notification-queue": QueueLimit(None, 10, 1_000)}
+    assert settings.dead_letters["reports"] == DeadRetention(604_800_000, 10)
+    assert settings.dead_letters["unheard-of"] == DeadRetention(604_800_000)
     with pytest.raises(KeyError):
         settings.limits["unheard-of"]
     in_production = load({"HEADRACE_ENV": "production"}, path)
@@ -169,6 +173,8 @@ def test_an_own_file_overrides_only_what_it_says(tmp_path: Path) -> None:
         ("[queues.x]\nname = 'a b'", "queues.x.name"),
         ("[queues.x]\nname = 'notification-queue'", "queues.x.name"),
         ("[queues.x]\nremove_on_fail = { days = 1 }", "queues.x.remove_on_fail.days"),
+        ("[queues.x]\ndead_letters = { age = 0 }", "queues.x.dead_letters.age"),
+        ("[queues.x]\ndead_letters = { days = 7 }", "queues.x.dead_letters.days"),
         ("[production.queues.x]\nattempts = 0", "production.queues.x.attempts"),
         ("[production]\nmonitoring = 1", "monitoring"),
         ("[defaults]\nname = 'x'", "defaults.name"),

@@ -11,9 +11,9 @@ from dramatiq import Broker, Message, MessageProxy
 from dramatiq.middleware import Middleware, SkipMessage
 
 from broker import StreamsBroker
+from broker.dead_letters import DeadLetter
 from broker.embedded import EmbeddedValkey
 from broker.errors import Refused
-from broker.inspector import DeadLetter
 from tests.conftest import NewBroker, StartWorker
 from tests.waiting import eventually
 

@@ -377,7 +377,7 @@ class QueueMachine(RuleBasedStateMachine):
     def sweep(self, old: bool, limit: int) -> None:
         """Nothing is old enough to be swept but by an age of 0."""
         expected = 0 if old else self.model.sweep(limit, list(self.seen.dead))
-        assert self.commands.sweep(QUEUE, LONG_MS if old else 0, limit) == expected
+        assert self.commands.sweep(QUEUE, LONG_MS if old else 0, None, limit) == expected
 
     # ---- what must hold after every step
 

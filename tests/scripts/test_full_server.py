@@ -76,4 +76,4 @@ def test_operators_can_act(own_scripts: Scripts) -> None:
     assert commands.resume(QUEUE)
     assert commands.limit(QUEUE, QueueLimit(1))
     assert commands.purge(QUEUE, 10) == 1
-    assert commands.sweep(QUEUE, 0, 10) == 1
+    assert commands.sweep(QUEUE, 0, None, 10) == 1

@@ -1,0 +1,388 @@
+"""A queue's dead letters: what each of them tells, and going through many of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from dramatiq.common import current_millis
+from dramatiq.errors import DecodeError
+from dramatiq.message import Message
+
+from broker import entry, evidence
+from broker.commands import Commands, LetterAges, LetterHead, LetterPosition, Redriven
+from broker.errors import InvalidOption, translated
+from broker.evidence import Attempt, Reason
+from broker.pace import Pace
+
+_EVIDENCE = 20  # parts of a dead letter's value before the entry's fields: bury.lua
+#: Heads that one call reads, and the most letters that one page looks at for those it wants.
+_BATCH = 200
+_LOOKED_AT_PER_PAGE = 5_000
+_MOST_GROUPS = 1_000
+_BYTES_PER_CALL = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A buried message with the evidence. ``message`` is None when it can't be decoded."""
+
+    id: str
+    #: One of :data:`broker.evidence.Reason`.
+    reason: str
+    #: The class of the exception, without its module; empty for none.
+    error_type: str
+    #: ``Type: message``, or what was wrong with the entry.
+    error: str
+    traceback: str
+    #: The newest, oldest first; those whose worker left them have no error.
+    attempts: list[Attempt]
+    died_at_ms: int
+    deliveries: int
+    level: int
+    #: What the message was deduplicated by; empty for none.
+    deduplication_key: str
+    actor: str | None
+    message: Message[Any] | None
+    fields: dict[str, bytes]
+
+    @property
+    def correlation_id(self) -> str | None:
+        """The id of the chain that the message belongs to, if it carries one."""
+        found = self._options.get("correlation_id")
+        return found if isinstance(found, str) else None
+
+    @property
+    def trace_id(self) -> str | None:
+        """The trace of the send, from the message's W3C ``traceparent``."""
+        parts = str(self._options.get("traceparent", "")).split("-")
+        return parts[1] if len(parts) == 4 else None
+
+    @property
+    def redrives(self) -> int:
+        """How often it was dead before and came back."""
+        found = self._options.get("redrives")
+        return found if type(found) is int else 0
+
+    @property
+    def redriven_at_ms(self) -> int | None:
+        """When it last came back from the dead, unix ms."""
+        found = self._options.get("redriven_at")
+        return found if type(found) is int else None
+
+    @property
+    def _options(self) -> Mapping[str, Any]:
+        return {} if self.message is None else self.message.options
+
+    @classmethod
+    def read(cls, queue: str, id: str, packed: bytes) -> DeadLetter:
+        """The letter that lies among the dead under this id."""
+        parts = entry.unpack(packed)
+        found, flat = entry.to_mapping(parts[:_EVIDENCE]), parts[_EVIDENCE:]
+        fields = dict(zip(flat[::2], flat[1::2], strict=False))
+        try:
+            message = entry.decode(queue, fields)
+        except DecodeError:
+            message = None
+        trail = evidence.load(found[b"trail"])
+        attempts = trail.attempts
+        if not attempts and message is not None:  # buried by a script, which reads no JSON
+            attempts = evidence.attempts_of(message.options)
+        actor = message.actor_name if message is not None else _text(found[b"actor"]) or None
+        return cls(
+            id=id,
+            reason=_text(found[b"reason"]),
+            error_type=_text(found[b"error_type"]),
+            error=_text(found[b"error"]),
+            traceback=trail.traceback,
+            attempts=sorted([*attempts, *evidence.lost(found[b"lost"])], key=_ended),
+            died_at_ms=int(found[b"died_at"]),
+            deliveries=int(found[b"deliveries"]),
+            level=int(found[b"level"]),
+            deduplication_key=_text(found[b"dedup"]),
+            actor=actor,
+            message=message,
+            fields={
+                name.decode("utf-8", "surrogateescape"): value for name, value in fields.items()
+            },
+        )
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
+
+
+def _ended(attempt: Attempt) -> int:
+    return attempt.ended_at_ms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadFilter:
+    """Which dead letters; None is any. Ages are ms since death, by the server's clock.
+
+    Raises:
+      InvalidOption: there is no such reason, or an age is no number of ms.
+    """
+
+    reason: Reason | None = None
+    actor: str | None = None
+    error_type: str | None = None
+    #: A part of the error's text.
+    error: str | None = None
+    older_than_ms: int | None = None
+    younger_than_ms: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.reason is not None and self.reason not in get_args(Reason):
+            known = ", ".join(get_args(Reason))
+            raise InvalidOption("reason", self.reason, f"must be one of {known}")
+        for name in ("older_than_ms", "younger_than_ms"):
+            age = getattr(self, name)
+            if age is not None and (type(age) is not int or age < 0):
+                raise InvalidOption(name, age, "must be an integer of at least 0")
+
+    @property
+    def ages(self) -> LetterAges:
+        return LetterAges(None, self.younger_than_ms, self.older_than_ms or 0)
+
+    def takes(self, head: LetterHead) -> bool:
+        """Whether a letter is among them, but for its age."""
+        return (
+            (self.reason is None or head.reason == self.reason)
+            and (self.actor is None or head.actor == self.actor)
+            and (self.error_type is None or head.error_type == self.error_type)
+            and (self.error is None or self.error in head.error)
+        )
+
+
+ANY = DeadFilter()
+
+
+@dataclass(frozen=True, slots=True)
+class DeadRetention:
+    """Which dead letters a queue keeps: the newest ``count``, none older than ``age_ms``."""
+
+    age_ms: int
+    count: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadPage:
+    """Some dead letters, the newest first; ``next`` is where to go on, None at the end."""
+
+    letters: list[LetterHead]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadGroup:
+    """How many letters have reason, actor and error type in common. Times of death in unix ms."""
+
+    reason: str
+    actor: str
+    error_type: str
+    count: int
+    oldest_ms: int
+    newest_ms: int
+
+
+class DeadLetters:
+    """Queries and operator actions over dead letters, in bounded steps whatever their number."""
+
+    def __init__(self, commands: Commands) -> None:
+        self._commands = commands
+
+    @property
+    def _client(self) -> Any:
+        return self._commands.client
+
+    def dead(self, name: str, offset: int = 0, limit: int = 50) -> list[DeadLetter]:
+        """One page of the dead letters with their messages, the latest first."""
+        k = self._commands.keys(name)
+        with translated():
+            ids = self._client.zrevrange(k.dead, offset, offset + limit - 1)
+        return self._letters(name, [id.decode("utf-8", "surrogateescape") for id in ids])
+
+    def dead_page(
+        self, name: str, where: DeadFilter = ANY, *, after: str | None = None, limit: int = 50
+    ) -> DeadPage:
+        """Up to ``limit`` dead letters without their messages, the newest first.
+
+        A page that had to look at thousands of others is shorter than that, perhaps empty.
+
+        Raises:
+          InvalidOption: ``after`` is not the ``next`` of a page.
+        """
+        found: list[LetterHead] = []
+        position, looked_at = _position(after), 0
+        while len(found) < limit and looked_at < _LOOKED_AT_PER_PAGE:
+            count = min(_BATCH, limit - len(found)) if where is ANY else _BATCH
+            _, heads = self._commands.letters(name, where.ages, position, count, newest_first=True)
+            if not heads:
+                return DeadPage(found, None)
+            for head in heads:
+                position = head.position
+                looked_at += 1
+                if where.takes(head):
+                    found.append(head)
+                    if len(found) == limit:
+                        break
+        return DeadPage(found, _cursor(position))
+
+    def dead_groups(self, name: str, where: DeadFilter = ANY) -> list[DeadGroup]:
+        """Counts by reason, actor and error type, the largest first: what a redrive would move.
+
+        Beyond a thousand kinds the rest is one group without names.
+        """
+        groups: dict[tuple[str, str, str], DeadGroup] = {}
+        for heads in self._heads(name, where):
+            for head in heads:
+                key = (head.reason, head.actor, head.error_type)
+                if key not in groups and len(groups) >= _MOST_GROUPS:
+                    key = ("", "", "")
+                groups[key] = _counted(groups.get(key), key, head.died_at_ms)
+        return sorted(groups.values(), key=lambda group: -group.count)
+
+    def redrive(
+        self,
+        name: str,
+        ids: Iterable[str] | None = None,
+        *,
+        where: DeadFilter = ANY,
+        per_second: int | None = None,
+    ) -> int:
+        """Move dead letters back to their queue as new ones; returns how many moved.
+
+        Those of ``ids``; without them all of ``where`` that were dead when this began, oldest
+        first, at most ``per_second``. Each moves in one step: interrupted, or run by two at
+        once, it moves nothing twice, and running it again moves the rest. The message keeps its
+        id; its attempts begin anew, and its options ``redrives`` and ``redriven_at`` (unix ms)
+        say how often it was dead before and when it came back.
+
+        Raises:
+          InvalidOption: ``per_second`` is no positive integer.
+        """
+        pace = Pace(per_second)
+        heads = self._heads(name, where) if ids is None else self._named(name, list(ids))
+        moved = 0
+        for batch in heads:
+            for start in range(0, len(batch), pace.batch):
+                some = batch[start : start + pace.batch]
+                pace.wait(len(some))
+                moved += self._redrive(name, some)
+        return moved
+
+    def _heads(self, name: str, where: DeadFilter) -> Iterator[list[LetterHead]]:
+        """Batches of the letters wanted that are dead now, oldest first."""
+        position, ages = None, where.ages
+        while True:
+            now_ms, heads = self._commands.letters(name, ages, position, _BATCH, newest_first=False)
+            if not heads:
+                return
+            position, ages = heads[-1].position, dataclasses.replace(ages, now_ms=now_ms)
+            yield [head for head in heads if where.takes(head)]
+
+    def _named(self, name: str, ids: Sequence[str]) -> Iterator[list[LetterHead]]:
+        k = self._commands.keys(name)
+        for start in range(0, len(ids), _BATCH):
+            some = ids[start : start + _BATCH]
+            with translated(), self._client.pipeline(transaction=False) as pipe:
+                for id in some:
+                    pipe.hstrlen(k.dead_messages, id.encode("utf-8", "surrogateescape"))
+                sizes = pipe.execute()
+            yield [LetterHead(id, 0, size) for id, size in zip(some, sizes, strict=True)]
+
+    def _redrive(self, name: str, heads: Sequence[LetterHead]) -> int:
+        moved = 0
+        for some in _by_size(heads):
+            letters = self._letters(name, [head.id for head in some])
+            moved += self._commands.redrive(name, [_redriven(letter) for letter in letters])
+        return moved
+
+    def _letters(self, name: str, ids: Sequence[str]) -> list[DeadLetter]:
+        if not ids:
+            return []
+        k = self._commands.keys(name)
+        names = [id.encode("utf-8", "surrogateescape") for id in ids]
+        with translated():
+            values: Any = self._client.hmget(k.dead_messages, names)
+        return [
+            DeadLetter.read(name, id, value)
+            for id, value in zip(ids, values, strict=True)
+            if value is not None
+        ]
+
+    def purge_dead(self, name: str, *, older_than_ms: int = 0) -> int:
+        """Drop dead letters of at least this age; returns how many."""
+        total = 0
+        while True:
+            dropped = self._commands.sweep(name, older_than_ms, None, _BATCH)
+            total += dropped
+            if dropped < _BATCH:
+                return total
+
+
+def _cursor(position: LetterPosition | None) -> str | None:
+    if position is None:
+        return None
+    return f"{position[0]}:{position[1].decode('utf-8', 'surrogateescape')}"
+
+
+def _position(cursor: str | None) -> LetterPosition | None:
+    if cursor is None:
+        return None
+    at, _, id = cursor.partition(":")
+    if not (at.isascii() and at.isdigit() and id):
+        raise InvalidOption("after", cursor, "must be the `next` of a page")
+    return int(at), id.encode("utf-8", "surrogateescape")
+
+
+def _counted(group: DeadGroup | None, key: tuple[str, str, str], died_at_ms: int) -> DeadGroup:
+    if group is None:
+        return DeadGroup(*key, 1, died_at_ms, died_at_ms)
+    return dataclasses.replace(
+        group,
+        count=group.count + 1,
+        oldest_ms=min(group.oldest_ms, died_at_ms),
+        newest_ms=max(group.newest_ms, died_at_ms),
+    )
+
+
+def _by_size(heads: Sequence[LetterHead]) -> Iterator[list[LetterHead]]:
+    """Parts that fit into memory, whatever the size of a message."""
+    part: list[LetterHead] = []
+    size = 0
+    for head in heads:
+        if part and size + head.size_bytes > _BYTES_PER_CALL:
+            yield part
+            part, size = [], 0
+        part.append(head)
+        size += head.size_bytes
+    if part:
+        yield part
+
+
+_COUNTERS = (evidence.ATTEMPTS, "retries", "traceback", "requeue_timestamp", "unknown_actor_since")
+
+
+def _redriven(letter: DeadLetter) -> Redriven:
+    fields = [
+        part
+        for name, value in letter.fields.items()
+        for part in (name.encode("utf-8", "surrogateescape"), value)
+    ]
+    if letter.message is None:  # it goes back as it came
+        return Redriven(letter.id, "", letter.level, "", fields)
+    options = {
+        name: value for name, value in letter.message.options.items() if name not in _COUNTERS
+    }
+    options |= {"redrives": letter.redrives + 1, "redriven_at": current_millis()}
+    return Redriven(
+        letter.id,
+        letter.message.message_id,
+        letter.level,
+        letter.deduplication_key,
+        entry.with_options(letter.message, fields, options),
+    )

@@ -1,0 +1,225 @@
+"""Operators go through dead letters: pages, groups, redrives by filter and at a rate."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import dramatiq
+import pytest
+from dramatiq import Message
+from dramatiq.encoder import PickleEncoder
+from dramatiq.message import get_encoder, set_encoder
+
+from broker import InvalidOption, StreamsBroker
+from broker.commands import NewMessage, Settlement
+from broker.dead_letters import DeadFilter, DeadGroup, DeadRetention
+from broker.embedded import EmbeddedValkey
+from broker.entry import encode, pack
+from broker.outcome import Bury
+from tests.conftest import NewBroker, StartWorker
+from tests.waiting import eventually
+
+QUEUE = "work"
+
+
+@pytest.fixture
+def streams(valkey_server: EmbeddedValkey, new_broker: NewBroker) -> StreamsBroker:
+    made = new_broker("streams", valkey_server.url)
+    assert isinstance(made, StreamsBroker)
+    return made
+
+
+def bury(
+    streams: StreamsBroker,
+    id: str,
+    reason: str = "retries_exhausted",
+    *,
+    actor: str = "job",
+    error: str = "",
+    age_ms: int = 0,
+    **options: Any,
+) -> None:
+    message: Message[None] = Message(QUEUE, actor, ("one",), {}, options, id)
+    commands = streams.commands
+    commands.enqueue(QUEUE, id, [NewMessage(id, 0, "", False, encode(message))])
+    fetched = commands.fetch(QUEUE, "c", 10, lowest_first=False, suspects=0, signals=())
+    (handed,) = fetched.deliveries
+    outcome = Bury(reason, error, actor, error.partition(":")[0])
+    commands.settle(QUEUE, [Settlement(handed.lease, id, "", outcome)])
+    if age_ms:
+        key = commands.keys(QUEUE).dead
+        streams.client.zadd(key, {id: int(time.time() * 1000) - age_ms})
+
+
+def ready(streams: StreamsBroker) -> dict[str, dict[bytes, bytes]]:
+    entries: Any = streams.client.xrange(streams.commands.keys(QUEUE).ready[0])
+    return {fields[b"id"].decode(): fields for _, fields in entries}
+
+
+def options(fields: dict[bytes, bytes]) -> dict[str, Any]:
+    found: dict[str, Any] = get_encoder().decode(fields[b"options"])
+    return found
+
+
+FILTERS = {
+    "reason": (DeadFilter(reason="rejected"), {"rejected"}),
+    "actor": (DeadFilter(actor="other"), {"other's"}),
+    "type": (DeadFilter(error_type="KeyError"), {"rejected", "other's"}),
+    "text": (DeadFilter(error="user 7"), {"other's"}),
+    "older": (DeadFilter(older_than_ms=60_000), {"old"}),
+    "younger": (DeadFilter(younger_than_ms=60_000), {"rejected", "other's"}),
+    "both": (DeadFilter(reason="rejected", actor="other"), set()),
+}
+
+
+@pytest.fixture
+def three(streams: StreamsBroker) -> StreamsBroker:
+    bury(streams, "old", error="ValueError: bad", age_ms=120_000)
+    bury(streams, "rejected", "rejected", error="KeyError: user 1")
+    bury(streams, "other's", actor="other", error="KeyError: user 7")
+    return streams
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_a_redrive_takes_what_its_filter_says(three: StreamsBroker, name: str) -> None:
+    where, expected = FILTERS[name]
+    would = sum(group.count for group in three.inspector.dead_groups(QUEUE, where))
+    assert would == len(expected)
+    page = three.inspector.dead_page(QUEUE, where)
+    assert {head.id for head in page.letters} == expected
+    assert three.inspector.redrive(QUEUE, where=where) == len(expected)
+    assert ready(three).keys() == expected
+    assert three.inspector.queue(QUEUE).dead == 3 - len(expected)
+
+
+def test_groups_count_by_reason_actor_and_error_type(streams: StreamsBroker) -> None:
+    for number in range(3):
+        bury(streams, f"k{number}", error="KeyError: x")
+    bury(streams, "v", error="ValueError: x", age_ms=50)
+    first, second = streams.inspector.dead_groups(QUEUE)
+    assert (first.reason, first.actor, first.error_type) == ("retries_exhausted", "job", "KeyError")
+    assert first.count == 3
+    assert first.oldest_ms <= first.newest_ms
+    died_at = int(streams.client.zscore(streams.commands.keys(QUEUE).dead, "v") or 0)
+    assert second == DeadGroup("retries_exhausted", "job", "ValueError", 1, died_at, died_at)
+
+
+def test_pages_lead_from_the_newest_to_the_oldest(streams: StreamsBroker) -> None:
+    for number in range(7):
+        bury(streams, f"m{number}", age_ms=1_000 - number)
+    found, after = [], None
+    for _ in range(3):
+        page = streams.inspector.dead_page(QUEUE, after=after, limit=3)
+        found += [head.id for head in page.letters]
+        after = page.next
+    assert found == [f"m{number}" for number in reversed(range(7))]
+    assert after is None
+
+
+def test_a_redriven_message_is_as_it_was_but_for_what_the_redrive_says(
+    streams: StreamsBroker,
+) -> None:
+    started = int(time.time() * 1000)
+    bury(streams, "m", retries=3, traceback="old", attempts=[[1, "w", "E", "e"]], mine=[1])
+    for times in (1, 2):
+        before = streams.inspector.dead(QUEUE)[0].fields
+        streams.inspector.redrive(QUEUE)
+        after = ready(streams)["m"]
+        assert {name: after[name.encode()] for name in ("args", "at", "actor")} == {
+            name: before[name] for name in ("args", "at", "actor")
+        }
+        told = options(after)
+        assert started <= told.pop("redriven_at") <= time.time() * 1000
+        assert told == {"mine": [1], "redrives": times}
+        fetched = streams.commands.fetch(QUEUE, "c", 1, lowest_first=False, suspects=0, signals=())
+        streams.commands.settle(
+            QUEUE, [Settlement(fetched.deliveries[0].lease, "m", "", Bury("rejected"))]
+        )
+        (letter,) = streams.inspector.dead(QUEUE)
+        assert letter.redrives == times
+        assert letter.redriven_at_ms is not None
+
+
+def test_an_applications_own_encoding_is_redriven_as_well(streams: StreamsBroker) -> None:
+    encoder = get_encoder()
+    set_encoder(PickleEncoder())
+    try:
+        bury(streams, "m", retries=3)
+        assert streams.inspector.redrive(QUEUE) == 1
+        (fields,) = ready(streams).values()
+        assert get_encoder().decode(fields[b"message"])["options"]["redrives"] == 1
+    finally:
+        set_encoder(encoder)
+
+
+def test_a_redrive_keeps_its_rate(streams: StreamsBroker) -> None:
+    for number in range(20):
+        bury(streams, f"m{number}")
+    started = time.monotonic()
+    assert streams.inspector.redrive(QUEUE, per_second=40) == 20
+    assert 0.4 <= time.monotonic() - started <= 2
+
+
+def test_letters_that_die_again_meanwhile_wait_for_the_next_redrive(
+    streams: StreamsBroker,
+) -> None:
+    for number in range(3):
+        bury(streams, f"m{number}", age_ms=100)
+    k = streams.commands.keys(QUEUE)
+    streams.client.zadd(k.dead, {"later": int(time.time() * 1000) + 60_000})
+    streams.client.hset(k.dead_messages, "later", pack([b"reason", b"x"]))
+    assert streams.inspector.redrive(QUEUE) == 3
+    assert streams.inspector.queue(QUEUE).dead == 1
+
+
+def test_letters_are_redriven_by_name(streams: StreamsBroker) -> None:
+    for number in range(3):
+        bury(streams, f"m{number}")
+    assert streams.inspector.redrive(QUEUE, ["m2", "m0", "m2", "nobody"]) == 2
+    assert ready(streams).keys() == {"m0", "m2"}
+
+
+def test_large_letters_go_in_parts_that_fit_into_memory(
+    streams: StreamsBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.dead_letters._BYTES_PER_CALL", 10)
+    for number in range(3):
+        bury(streams, f"m{number}")
+    assert streams.inspector.redrive(QUEUE) == 3
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [("reason", "bad luck"), ("older_than_ms", -1), ("younger_than_ms", 1.5)],
+)
+def test_a_wrong_filter_is_refused(field: str, wrong: object) -> None:
+    with pytest.raises(InvalidOption, match=field):
+        DeadFilter(**{field: wrong})  # type: ignore[arg-type]
+
+
+def test_a_wrong_rate_and_a_wrong_cursor_are_refused(streams: StreamsBroker) -> None:
+    with pytest.raises(InvalidOption, match="per_second"):
+        streams.inspector.redrive(QUEUE, per_second=0)
+    with pytest.raises(InvalidOption, match="after"):
+        streams.inspector.dead_page(QUEUE, after="yesterday")
+
+
+def test_a_worker_keeps_only_the_newest_of_a_queues_dead_letters(
+    valkey_server: EmbeddedValkey, new_broker: NewBroker, start_worker: StartWorker
+) -> None:
+    streams = new_broker(
+        "streams", valkey_server.url, dead_letters={QUEUE: DeadRetention(60_000, 2)}
+    )
+    assert isinstance(streams, StreamsBroker)
+    for number in range(5):
+        bury(streams, f"m{number}", age_ms=1_000 - number)
+    bury(streams, "old", age_ms=70_000)
+
+    @dramatiq.actor(queue_name=QUEUE)
+    def job() -> None:
+        pass
+
+    start_worker(streams)
+    eventually(lambda: streams.inspector.queue(QUEUE).dead, lambda dead: dead == 2, what="a sweep")
+    assert {letter.id for letter in streams.inspector.dead(QUEUE)} == {"m3", "m4"}
