@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -13,7 +13,8 @@ from broker.delivery import Lease, Slot
 from broker.direct import direct
 from broker.entry import Fields
 from broker.errors import translated
-from broker.keys import QueueKeys, queues_key
+from broker.failures import FailureKind
+from broker.keys import QueueKeys, notices_key, queues_key
 from broker.limits import KeyLimits, QueueLimit
 from broker.outcome import Bury, Done, Outcome, Park, Release, Retry, Settled
 from broker.scripts import Client, script
@@ -441,6 +442,37 @@ class Commands:
     def hold(self, queue: str, key: str, delay_ms: int) -> int:
         """Start no more jobs of a key for so long; returns until when, unix ms."""
         return int(self._run("hold", (self.keys(queue).limit(key),), delay_ms))
+
+    def tally(self, queue: str, limit: int) -> bool:
+        """Count about ``limit`` new dead letters into the queue's tally; True if more are there."""
+        k = self.keys(queue)
+        return bool(self._run("tally", (k.dead, k.dead_messages, k.tally), limit))
+
+    def tallied(self, queue: str) -> dict[FailureKind, int]:
+        """What was counted and not reported yet: some 200 kinds at the most."""
+        with translated():
+            pairs = self.client.execute_command("HGETALL", self.keys(queue).tally)
+        if isinstance(pairs, dict):  # a cluster's client converts
+            pairs = [part for pair in pairs.items() for part in pair]
+        counts = zip(pairs[::2], pairs[1::2], strict=True)
+        return {FailureKind.load(kind): int(n) for kind, n in counts if kind != b"cursor"}
+
+    def count_failures(self, queue: str, counts: Mapping[FailureKind, int]) -> None:
+        """Add to the queue's tally, or take off it what is negative."""
+        packed = [
+            _pack((kind.reason, kind.actor, kind.error_type, n)) for kind, n in counts.items()
+        ]
+        if packed:
+            self._run("count", (self.keys(queue).tally,), *packed)
+
+    def take_turn(self, holder: str, lease_ms: int, longest_ms: int) -> int:
+        """Take the turn to send a notice: 0, or the ms until it may be taken."""
+        key = notices_key(self._namespace)
+        return int(self._run("take_turn", (key,), holder, lease_ms, longest_ms))
+
+    def end_turn(self, holder: str, pause_ms: int) -> bool:
+        """Give the turn back, the next one after ``pause_ms``; False if somebody else has it."""
+        return bool(self._run("end_turn", (notices_key(self._namespace),), holder, pause_ms))
 
     def trim_events(self, queue: str, max_length: int, limit: int) -> int:
         """Drop up to ``limit`` of the oldest events beyond ``max_length``; returns how many.

@@ -74,25 +74,21 @@ class QueueKeys:
         return self._key(f"slots-line:{key}")
 
     @property
+    def tally(self) -> str:
+        """What failed and was not reported yet."""
+        return self._key("tally")
+
+    @property
     def job_prefix(self) -> str:
         """A job's record is this prefix and the message id (scripts complete it)."""
         return self._key("job:")
-
-    @property
-    def flow_prefix(self) -> str:
-        """A flow's state is this prefix and its id, and keys that go on after the id."""
-        return self._key("flow:")
-
-    @property
-    def flow_deadlines(self) -> str:
-        return self._key("flows:deadlines")
-
-    @property
-    def outbox(self) -> str:
-        """Letters: what is to be done in other slots, or later."""
-        return self._key("outbox")
 
 
 def queues_key(namespace: str) -> str:
     """The registry of queue names."""
     return f"{{{namespace}}}:queues"
+
+
+def notices_key(namespace: str) -> str:
+    """Whose turn it is to send a notice of failures, and when the next one may go."""
+    return f"{{{namespace}}}:notices"
