@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import secrets
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -20,6 +21,7 @@ from dramatiq.middleware import Middleware, MiddlewareError, Retries, Shutdown
 
 from broker import clients, entry, evidence, server
 from broker.burial import burial
+from broker.codec import Codec
 from broker.commands import Commands, NewMessage, Settlement
 from broker.consumer import StreamsConsumer
 from broker.consumer_name import ConsumerName
@@ -29,7 +31,8 @@ from broker.errors import InvalidOption, MessageTooLarge, Refused, ServerRefused
 from broker.inspector import Inspector
 from broker.keeper import Keeper
 from broker.limits import QueueLimit
-from broker.outcome import Abandon, Done, Outcome, Parked, Release, Retry
+from broker.outcome import Abandon, Bury, Done, Outcome, Parked, Release, Retry
+from broker.redaction import hide_sealed, without_texts
 from broker.settler import Settler
 from broker.signals import Signals
 
@@ -80,6 +83,8 @@ class StreamsBroker(Broker):
         **parameters: Any,
     ) -> None:
         self._signals = Signals()
+        self.codec = Codec(namespace)
+        self.codec.refuse_pickle()
         super().__init__(middleware=middleware)
         for name, value, least in (
             ("heartbeat_timeout", heartbeat_timeout, 1),
@@ -252,7 +257,7 @@ class StreamsBroker(Broker):
         if "eta" in message.options:
             options = {name: value for name, value in message.options.items() if name != "eta"}
             message = dataclasses.replace(message, options=options)
-        fields = entry.encode(message)
+        fields = self.codec.encode(message)
         if (size := entry.size(fields)) > self.max_message_bytes:
             raise MessageTooLarge(message.actor_name, size, self.max_message_bytes)
         return fields
@@ -319,6 +324,21 @@ class StreamsBroker(Broker):
                 raise QueueJoinTimeout(queue_name)
             time.sleep(interval / 1000)
 
+    def add_middleware(
+        self,
+        middleware: Middleware,
+        *,
+        before: type[Middleware] | None = None,
+        after: type[Middleware] | None = None,
+    ) -> None:
+        """As Dramatiq's. A middleware that seals messages seals the results as well.
+
+        Raises:
+          InvalidOption: there is one already that seals.
+        """
+        super().add_middleware(middleware, before=before, after=after)
+        self.codec.use(self.middleware)
+
     # -- The worker's life ------------------------------------------------------------
 
     def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
@@ -335,7 +355,7 @@ class StreamsBroker(Broker):
             except MiddlewareError:
                 raise
             except Exception:
-                self._swallowed(f"before_{signal}", middleware)
+                self._swallowed(f"before_{signal}", middleware, args)
 
     def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
         if signal == "worker_shutdown":
@@ -345,13 +365,20 @@ class StreamsBroker(Broker):
             try:
                 listener(self, *args, **kwargs)
             except Exception:
-                self._swallowed(f"after_{signal}", middleware)
+                self._swallowed(f"after_{signal}", middleware, args)
 
-    def _swallowed(self, signal: str, middleware: Middleware) -> None:
+    def _swallowed(self, signal: str, middleware: Middleware, args: tuple[Any, ...]) -> None:
         # As Dramatiq's own broker does: a middleware's defect stops no job.
-        self.logger.critical("Unexpected failure in %s of %r.", signal, middleware, exc_info=True)
+        text = "Unexpected failure in %s of %r."
+        error = sys.exception()
+        if error is not None and any(isinstance(a, Delivery) and a.sealed for a in args):
+            self.logger.critical(f"{text}\n%s", signal, middleware, without_texts(error))
+        else:
+            self.logger.critical(text, signal, middleware, exc_info=True)
 
     def _boot(self) -> None:
+        self.codec.refuse_pickle()
+        hide_sealed()
         try:
             server.check(self.client)
             self._checked = True
@@ -459,7 +486,7 @@ class StreamsBroker(Broker):
                 return Release()
             if isinstance(error, ActorNotFound):
                 return self._unknown_actor(delivery)
-            return burial(delivery, self._option(delivery._message, "throws", None))
+            return self._burial(delivery, self._option(delivery._message, "throws", None))
         if delivery.outcome is not None:
             return delivery.outcome
         # With Retries in place a failure is retried or rejected. Neither happened: preparing
@@ -472,13 +499,20 @@ class StreamsBroker(Broker):
             return Abandon()
         return Done()
 
+    def _burial(self, delivery: Delivery, throws: Any) -> Bury:
+        bury = burial(delivery, throws)
+        if not delivery.sealed:
+            return bury
+        trail = self.codec.seal_trail(delivery._message, bury.trail)
+        return dataclasses.replace(bury, trail=trail)
+
     def _unknown_actor(self, delivery: Delivery) -> Outcome:
         """Retry for the grace (a rolling deploy may bring the actor), then bury."""
         now = current_millis()
         since = delivery.options.setdefault("unknown_actor_since", now)
         waited = now - since
         if waited >= self.unknown_actor_grace:
-            return burial(delivery, None)
+            return self._burial(delivery, None)
         pause = min(
             max(250, waited), _MAX_UNKNOWN_ACTOR_PAUSE, max(1, self.unknown_actor_grace - waited)
         )

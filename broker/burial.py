@@ -17,11 +17,14 @@ from broker.outcome import Bury
 
 
 def burial(delivery: Delivery, throws: Any) -> Bury:
-    """The burial of a rejected delivery; ``throws`` are the exceptions that its actor expects."""
+    """The burial of a rejected delivery; ``throws`` are the exceptions that its actor expects.
+
+    The trail of a sealed delivery is still to be sealed.
+    """
     error = delivery.exception
     return Bury(
         reason=_reason(error, throws),
-        error="rejected by a middleware" if error is None else evidence.text(error),
+        error="rejected by a middleware" if error is None else delivery.told(error),
         actor=delivery.actor_name,
         error_type="" if error is None else evidence.error_type(error),
         trail=evidence.dump(_trail(delivery)),

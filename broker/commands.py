@@ -63,6 +63,11 @@ class Handed:
     lease: Lease
     fields: list[bytes]
 
+    def field(self, name: bytes) -> bytes:
+        """The value of a field; nothing if there is none."""
+        names = self.fields[::2]
+        return self.fields[2 * names.index(name) + 1] if name in names else b""
+
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
@@ -295,6 +300,11 @@ class Commands:
             "reclaim_consumer", keys, consumer, max_deliveries, limit, level
         )
         return released, buried
+
+    def live(self, queue: str, message_ids: Sequence[str | bytes]) -> list[bool]:
+        """For each message whether its record says that it has not ended."""
+        keys = (self.keys(queue).job_prefix,)
+        return [bool(live) for live in self._run("live", keys, *message_ids)]
 
     def reap(self, queue: str, idle_ms: int) -> int:
         """Forget consumers unseen for ``idle_ms`` that hold nothing; returns how many."""

@@ -13,11 +13,12 @@ from dramatiq.logging import get_logger
 
 from broker import entry, evidence
 from broker.commands import Handed
-from broker.delivery import SUSPECT_FROM, Delivery, Lease
+from broker.delivery import Delivery, Lease
 from broker.direct import pipeline
 from broker.errors import translated
 from broker.keys import GROUP
 from broker.outcome import Bury, Release
+from broker.sealing import NotOpened, Replayed, Unauthenticated, Undecryptable
 
 if TYPE_CHECKING:
     from broker.broker import StreamsBroker
@@ -139,25 +140,56 @@ class StreamsConsumer(Consumer):
         return handed
 
     def _take(self, handed: Iterable[Handed]) -> None:
-        self._in_flight.add(d for d in map(self._deliver, handed) if d is not None)
+        fresh = self._without_replays(list(handed))
+        self._in_flight.add(d for d in map(self._deliver, fresh) if d is not None)
+
+    def _without_replays(self, handed: list[Handed]) -> list[Handed]:
+        """Bury the sealed entries whose message has ended or was never enqueued.
+
+        Whoever can add an entry could otherwise have a job run again by copying an old one.
+        """
+        sealed = [each for each in handed if b"sealed" in each.fields[::2]]
+        if not sealed:
+            return handed
+        try:
+            live = self.broker.commands.live(
+                self.queue_name, [each.field(b"id") for each in sealed]
+            )
+        except Exception:
+            for each in handed:  # they are ours by now, and would wait for their leases
+                self.broker.settle_raw(self.queue_name, each.lease, "", Release())
+            raise
+        replays = [each for each, is_live in zip(sealed, live, strict=True) if not is_live]
+        for each in replays:
+            self._bury(each, b"", Replayed("its message has ended, or was never enqueued"))
+        return [each for each in handed if each not in replays]
 
     def _deliver(self, handed: Handed) -> Delivery | None:
         try:
-            message = entry.decode(self.queue_name, entry.to_mapping(handed.fields))
-        except (DecodeError, ValueError) as error:
-            self.logger.error(
-                "Burying entry %r of queue %r: %s", handed.lease.entry_id, self.queue_name, error
-            )
-            if handed.lease.count >= SUSPECT_FROM:
-                self.broker.suspects.free(handed.lease)
-            mapping = dict(zip(handed.fields[::2], handed.fields[1::2], strict=False))
-            message_id, actor = (
-                mapping.get(name, b"").decode("utf-8", "replace") for name in (b"id", b"actor")
-            )
-            outcome = Bury("undecodable", str(error), actor, evidence.error_type(error))
-            self.broker.settle_raw(self.queue_name, handed.lease, message_id, outcome)
-            return None
-        return Delivery(message, handed.lease)
+            message = self.broker.codec.decode(self.queue_name, entry.to_mapping(handed.fields))
+        except Unauthenticated as error:
+            # Not by its id: a forgery must not end the genuine message in whose name it comes.
+            self._bury(handed, b"", error)
+        except (Undecryptable, DecodeError, ValueError) as error:
+            self._bury(handed, handed.field(b"id"), error)
+        else:
+            return Delivery(message, handed.lease)
+        return None
+
+    def _bury(self, handed: Handed, message_id: bytes, error: Exception) -> None:
+        reason = error.reason if isinstance(error, NotOpened) else "undecodable"
+        self.logger.error(
+            "Burying entry %r of queue %r (%s): %s",
+            handed.lease.entry_id,
+            self.queue_name,
+            reason,
+            error,
+        )
+        id, actor = (
+            text.decode("utf-8", "replace") for text in (message_id, handed.field(b"actor"))
+        )
+        outcome = Bury(reason, str(error), actor, evidence.error_type(error))
+        self.broker.settle_raw(self.queue_name, handed.lease, id, outcome)
 
     def ack(self, message: MessageProxy) -> None:
         self.broker.finish(message, failed=False)

@@ -14,8 +14,9 @@ from dramatiq.message import Message
 from broker import entry, evidence
 from broker.commands import Commands, LetterAges, LetterHead, LetterPosition, Redriven
 from broker.errors import InvalidOption, translated
-from broker.evidence import Attempt, Reason
+from broker.evidence import Attempt, Reason, Trail
 from broker.pace import Pace
+from broker.sealing import Unauthenticated
 
 _EVIDENCE = 20  # parts of a dead letter's value before the entry's fields: bury.lua
 #: Heads that one call reads, and the most letters that one page looks at for those it wants.
@@ -27,7 +28,11 @@ _BYTES_PER_CALL = 8 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A buried message with the evidence. ``message`` is None when it can't be decoded."""
+    """A buried message with the evidence.
+
+    ``message`` is None when it can't be decoded, and when its content is encrypted: an inspector
+    has no keys. ``broker.codec.revealed(queue, letter)`` fills it in where there are some.
+    """
 
     id: str
     #: One of :data:`broker.evidence.Reason`.
@@ -47,6 +52,8 @@ class DeadLetter:
     actor: str | None
     message: Message[Any] | None
     fields: dict[str, bytes]
+    #: Traceback and attempts as they lie in Redis; encrypted when the message is.
+    trail: bytes
 
     @property
     def correlation_id(self) -> str | None:
@@ -73,8 +80,43 @@ class DeadLetter:
         return found if type(found) is int else None
 
     @property
+    def sealed(self) -> bool:
+        """Whether the content is encrypted; it stays so when the letter is redriven."""
+        return "sealed" in self.fields
+
+    @property
+    def raw(self) -> dict[bytes, bytes]:
+        """The fields by the bytes of their names, which may be no text."""
+        return {
+            name.encode("utf-8", "surrogateescape"): value for name, value in self.fields.items()
+        }
+
+    @property
     def _options(self) -> Mapping[str, Any]:
-        return {} if self.message is None else self.message.options
+        if self.message is not None:
+            return self.message.options
+        header = self.header
+        return {} if header is None else header.options
+
+    @property
+    def header(self) -> Message[Any] | None:
+        """What can be read of a sealed message, without arguments; None for any other."""
+        if not self.sealed:
+            return None
+        try:
+            return entry.decode_header("", self.raw)
+        except DecodeError:
+            return None
+
+    def with_content(self, message: Message[Any], trail: Trail) -> DeadLetter:
+        """The letter with what was encrypted of it."""
+        attempts = _attempts(trail, message) + self.attempts
+        return dataclasses.replace(
+            self,
+            message=message,
+            traceback=trail.traceback,
+            attempts=sorted(attempts, key=_ended),
+        )
 
     @classmethod
     def read(cls, queue: str, id: str, packed: bytes) -> DeadLetter:
@@ -87,9 +129,6 @@ class DeadLetter:
         except DecodeError:
             message = None
         trail = evidence.load(found[b"trail"])
-        attempts = trail.attempts
-        if not attempts and message is not None:  # buried by a script, which reads no JSON
-            attempts = evidence.attempts_of(message.options)
         actor = message.actor_name if message is not None else _text(found[b"actor"]) or None
         return cls(
             id=id,
@@ -97,7 +136,7 @@ class DeadLetter:
             error_type=_text(found[b"error_type"]),
             error=_text(found[b"error"]),
             traceback=trail.traceback,
-            attempts=sorted([*attempts, *evidence.lost(found[b"lost"])], key=_ended),
+            attempts=sorted(_attempts(trail, message) + evidence.lost(found[b"lost"]), key=_ended),
             died_at_ms=int(found[b"died_at"]),
             deliveries=int(found[b"deliveries"]),
             level=int(found[b"level"]),
@@ -107,7 +146,14 @@ class DeadLetter:
             fields={
                 name.decode("utf-8", "surrogateescape"): value for name, value in fields.items()
             },
+            trail=found[b"trail"],
         )
+
+
+def _attempts(trail: Trail, message: Message[Any] | None) -> list[Attempt]:
+    if trail.attempts or message is None:
+        return trail.attempts
+    return evidence.attempts_of(message.options)  # buried by a script, which reads no JSON
 
 
 def _text(value: bytes) -> str:
@@ -368,21 +414,17 @@ _COUNTERS = (evidence.ATTEMPTS, "retries", "traceback", "requeue_timestamp", "un
 
 
 def _redriven(letter: DeadLetter) -> Redriven:
-    fields = [
-        part
-        for name, value in letter.fields.items()
-        for part in (name.encode("utf-8", "surrogateescape"), value)
-    ]
-    if letter.message is None:  # it goes back as it came
+    fields = [part for pair in letter.raw.items() for part in pair]
+    message = letter.header if letter.message is None else letter.message
+    # A forgery goes back as it came as well: it must not speak for the message it names.
+    if message is None or letter.reason == Unauthenticated.reason:
         return Redriven(letter.id, "", letter.level, "", fields)
-    options = {
-        name: value for name, value in letter.message.options.items() if name not in _COUNTERS
-    }
+    options = {name: value for name, value in message.options.items() if name not in _COUNTERS}
     options |= {"redrives": letter.redrives + 1, "redriven_at": current_millis()}
     return Redriven(
         letter.id,
-        letter.message.message_id,
+        message.message_id,
         letter.level,
         letter.deduplication_key,
-        entry.with_options(letter.message, fields, options),
+        entry.with_options(message, fields, options),
     )

@@ -11,7 +11,9 @@ from typing import Any
 from dramatiq.broker import MessageProxy
 from dramatiq.message import Message
 
+from broker import evidence
 from broker.outcome import Outcome
+from broker.sealing import OPTION
 
 #: The delivery count from which an entry is a suspect: its earlier deliveries ended
 #: without being settled, so it may be what kills workers. Kept in step with fetch.lua.
@@ -59,6 +61,23 @@ class Delivery(MessageProxy):
     def exception(self) -> BaseException | None:
         """What the actor raised, until Dramatiq clears it."""
         return self._exception
+
+    @property
+    def sealed(self) -> bool:
+        """Whether its content is encrypted in Redis, and so may show nowhere else."""
+        return self.options.get(OPTION) is True
+
+    def told(self, error: BaseException) -> str:
+        """The error as it may be stored and logged in clear: of a sealed job its type alone."""
+        return evidence.error_type(error) if self.sealed else evidence.text(error)
+
+    def __str__(self) -> str:
+        return f"{self.actor_name}(sealed)" if self.sealed else super().__str__()
+
+    def __repr__(self) -> str:
+        if self.sealed:
+            return f"<{type(self).__qualname__} {self.message_id!r} of {self}>"
+        return super().__repr__()
 
 
 class InFlight:

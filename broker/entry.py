@@ -11,9 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
-from dramatiq.encoder import JSONEncoder
+from dramatiq.encoder import Encoder, JSONEncoder, PickleEncoder
 from dramatiq.errors import DecodeError
 from dramatiq.message import Message, get_encoder
+
+from broker.errors import PickleRefused
 
 #: Field, value, field, value, ...: the order in which XADD takes them.
 Fields: TypeAlias = list[str | bytes]
@@ -29,7 +31,7 @@ def encode(message: Message[Any]) -> Fields:
 
     Raises whatever the encoder raises for a value it can't represent.
     """
-    encoder = get_encoder()
+    encoder = safe_encoder()
     if type(encoder) is not JSONEncoder:
         return ["id", message.message_id, "message", encoder.encode(message.asdict())]
     fields: Fields = [
@@ -49,6 +51,18 @@ def encode(message: Message[Any]) -> Fields:
     return fields
 
 
+def safe_encoder() -> Encoder:
+    """Dramatiq's global encoder.
+
+    Raises:
+      PickleRefused: it is the one that runs whatever code a body asks for.
+    """
+    encoder = get_encoder()
+    if isinstance(encoder, PickleEncoder):
+        raise PickleRefused("dramatiq.set_encoder")
+    return encoder
+
+
 def decode(queue_name: str, fields: Mapping[bytes, bytes]) -> Message[Any]:
     """The message of an entry that was read from a queue.
 
@@ -59,22 +73,50 @@ def decode(queue_name: str, fields: Mapping[bytes, bytes]) -> Message[Any]:
         if b"message" in fields:
             return _decode_foreign(queue_name, fields[b"message"])
         kwargs = fields.get(b"kwargs")
-        options = fields.get(b"options")
         return Message(
             queue_name=queue_name,
             actor_name=fields[b"actor"].decode(),
             args=tuple(_expect(list, load_json(fields[b"args"]))),
             kwargs={} if kwargs is None else _expect(dict, load_json(kwargs)),
-            options={} if options is None else _expect(dict, load_json(options)),
+            options=_options(fields),
             message_id=fields[b"id"].decode(),
             message_timestamp=int(fields[b"at"]),
         )
     except DecodeError:
         raise
     except Exception as error:
-        raise DecodeError(
-            f"entry of queue {queue_name!r}: {type(error).__name__}: {error}", dict(fields), error
-        ) from error
+        raise _undecodable(queue_name, fields, error) from error
+
+
+def decode_header(queue_name: str, fields: Mapping[bytes, bytes]) -> Message[Any]:
+    """The message of a sealed entry without its content, with the options that can be read.
+
+    Raises:
+      DecodeError: a field is missing or can't be decoded.
+    """
+    try:
+        return Message(
+            queue_name=queue_name,
+            actor_name=fields[b"actor"].decode(),
+            args=(),
+            kwargs={},
+            options=_options(fields),
+            message_id=fields[b"id"].decode(),
+            message_timestamp=int(fields[b"at"]),
+        )
+    except Exception as error:
+        raise _undecodable(queue_name, fields, error) from error
+
+
+def _options(fields: Mapping[bytes, bytes]) -> dict[str, Any]:
+    options = fields.get(b"options")
+    return {} if options is None else _expect(dict, load_json(options))
+
+
+def _undecodable(queue_name: str, fields: Mapping[bytes, bytes], error: Exception) -> DecodeError:
+    return DecodeError(
+        f"entry of queue {queue_name!r}: {type(error).__name__}: {error}", dict(fields), error
+    )
 
 
 def with_options(
@@ -97,7 +139,7 @@ def with_options(
 
 def _decode_foreign(queue_name: str, data: bytes) -> Message[Any]:
     # Not Message.decode: that one knows only the encoder, and the queue is ours to say.
-    values = get_encoder().decode(data)
+    values = safe_encoder().decode(data)
     return Message(**{**values, "args": tuple(values["args"]), "queue_name": queue_name})
 
 
@@ -107,6 +149,27 @@ def _expect(kind: type[Any], value: Any) -> Any:
             f"expected a JSON {'array' if kind is list else 'object'}, got {type(value).__name__}"
         )
     return value
+
+
+def dump_body(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+) -> bytes:
+    """The content of a message, for sealing; the inverse of :func:`load_body`."""
+    body: dict[str, Any] = {"args": args}
+    if kwargs:
+        body["kwargs"] = dict(kwargs)
+    if options:
+        body["options"] = dict(options)
+    encoder = safe_encoder()
+    return dump_json(body) if type(encoder) is JSONEncoder else encoder.encode(body)
+
+
+def load_body(data: bytes) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
+    """Arguments, named arguments and options."""
+    encoder = safe_encoder()
+    body = load_json(data) if type(encoder) is JSONEncoder else encoder.decode(data)
+    args = tuple(body["args"])
+    return args, _expect(dict, body.get("kwargs", {})), _expect(dict, body.get("options", {}))
 
 
 def dump_json(value: Any) -> bytes:

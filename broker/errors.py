@@ -86,6 +86,13 @@ class Refused(HeadraceError, SkipMessage):
         self.reason: Reason = reason
 
 
+class PickleRefused(HeadraceError):
+    """Pickled bodies would let whoever writes to Redis run code in the workers."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"{where}: must not be a PickleEncoder; its bodies run code when read")
+
+
 class UnsupportedClient(HeadraceError, ValueError):
     """The redis client handed to the broker can't carry bytes unchanged."""
 

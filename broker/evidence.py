@@ -17,6 +17,7 @@ Reason: TypeAlias = Literal[
     "invalid",
     "undecryptable",
     "unauthenticated",
+    "replayed",
     "expired",
     "rejected",
 ]

@@ -52,8 +52,8 @@ class Bury:
     actor: str = ""
     #: The name of the exception's class; empty for none.
     error_type: str = ""
-    #: Traceback and attempts: :class:`broker.evidence.Trail`.
-    trail: str = ""
+    #: Traceback and attempts: :class:`broker.evidence.Trail`. Bytes when they are sealed.
+    trail: str | bytes = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,8 @@ def _foreign(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
     redaction = NO_JOB if job is None else job
     text = redaction.text(_text(record, redaction))
     error = record.exc_info[1] if record.exc_info else None
-    traceback = None if error is None else redaction.traceback(error)
+    # Without an error it is what the broker left of a traceback.
+    traceback = record.exc_text if error is None else redaction.traceback(error)
     known = record.__dict__
     data: dict[str, Any] = {}
     data |= {name: _bounded(known[name]) for name in ("queueName", "jobId") if name in known}

@@ -22,9 +22,11 @@ from actors.app import build_broker, settings
 from broker import StreamsBroker
 from broker.embedded import EmbeddedValkey
 from middleware.correlation import correlation
+from middleware.encryption import Encryption
 from middleware.log_lines import ConsoleLines, JsonLines
 from tests.conftest import StartWorker
 from tests.contract.recording import Seen
+from tests.middleware.sealed import RING
 from tests.processes import Launcher
 from tests.waiting import PATIENCE_S, eventually
 
@@ -172,7 +174,7 @@ def test_a_skipped_job_is_neither_completed_nor_failed(
 def test_an_encrypted_jobs_error_is_its_type_alone(
     broker: StreamsBroker, lines: Lines, start_worker: StartWorker, where: str
 ) -> None:
-    broker.actor_options.add("encrypted")
+    broker.add_middleware(Encryption(RING))
     options: dict[str, Any] = {"encrypted": True} if where == "actor" else {}
 
     @dramatiq.actor(queue_name=QUEUE, max_retries=0, **options)

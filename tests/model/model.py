@@ -274,6 +274,7 @@ class Model:
                 copy.place, copy.count, copy.idle = Place.RELEASED, copy.count - 1, False
                 self._owe(1)
             case Bury(reason, error, actor, error_type, trail):
+                assert isinstance(trail, str)  # the model has no keys
                 what = {"actor": actor, "error_type": error_type, "trail": trail}
                 self._bury(copy, reason, error, key, what)
 
