@@ -21,6 +21,7 @@ from dramatiq.middleware import (
 from broker.settings import Settings
 from middleware.correlation import Correlation
 from middleware.logs import Logs
+from middleware.rate_limits import RateLimits
 
 
 def stack(settings: Settings) -> list[Middleware]:
@@ -33,6 +34,7 @@ def stack(settings: Settings) -> list[Middleware]:
         TimeLimit(),  # the clock starts before the job and stops after it
         ShutdownNotifications(),  # beside TimeLimit: both interrupt the job's thread
         AsyncIO(),  # its loop runs before the first job; its place among messages is free
+        RateLimits(),  # anywhere: it asks later than every before_ hook, right before the job
         Callbacks(),  # above Retries: it must see whether the message failed for good
         Pipelines(),  # above Retries as well: only a job that succeeded hands on its result
         Retries(),  # last: its after_ hook runs first and decides for all above
