@@ -14,7 +14,7 @@ from broker.direct import direct
 from broker.entry import Fields
 from broker.errors import translated
 from broker.failures import FailureKind
-from broker.keys import QueueKeys, notices_key, queues_key
+from broker.keys import QueueKeys, leader_key, notices_key, queues_key
 from broker.limits import KeyLimits, QueueLimit
 from broker.outcome import Bury, Done, Outcome, Park, Release, Retry, Settled
 from broker.scripts import Client, script
@@ -483,6 +483,13 @@ class Commands:
     def end_turn(self, holder: str, pause_ms: int) -> bool:
         """Give the turn back, the next one after ``pause_ms``; False if somebody else has it."""
         return bool(self._run("end_turn", (notices_key(self._namespace),), holder, pause_ms))
+
+    def lead(self, what: str, name: str, lasts_ms: int) -> bool:
+        """Be the one process of all that does ``what``, for ``lasts_ms``; False: another one is.
+
+        Asked again in time by the same ``name``, it goes on.
+        """
+        return bool(self._run("lead", (leader_key(self._namespace, what),), name, lasts_ms))
 
     def trim_events(self, queue: str, max_length: int, limit: int) -> int:
         """Drop up to ``limit`` of the oldest events beyond ``max_length``; returns how many.

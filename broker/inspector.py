@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import redis
+
+from broker import entry, server
 from broker.commands import Commands, QueueInfo
 from broker.dead_letters import DeadLetters
+from broker.direct import pipeline
 from broker.errors import translated
-from broker.keys import queues_key
+from broker.keys import GROUP, RELEASED, queues_key
 from broker.limits import QueueLimit
+from broker.server import ServerMemory
 
 _BATCH = 200
 _TRIMMED_PER_CALL = 10_000
@@ -29,6 +34,30 @@ class Inspector(DeadLetters):
     def queue(self, name: str) -> QueueInfo:
         """Counts of one queue; all 0 for a queue nobody used."""
         return self._commands.inspect(name)
+
+    def live_consumers(self, name: str, within_ms: int) -> int:
+        """Consumers of a queue that the server has heard of within so many ms.
+
+        Those that vanished are known to it until a worker reaps them.
+        """
+        k = self._commands.keys(name)
+        streams = (*k.ready, k.wake)
+        commands = [("XINFO", "CONSUMERS", stream, GROUP) for stream in streams]
+        live: set[bytes] = set()
+        with translated():
+            for reply in pipeline(self._client, k.wake, *commands):
+                if isinstance(reply, redis.ResponseError):  # no such stream, or no group yet
+                    continue
+                if isinstance(reply, Exception):
+                    raise reply
+                rows = (entry.to_mapping(row) if isinstance(row, list) else row for row in reply)
+                live.update(row[b"name"] for row in rows if int(row[b"idle"]) < within_ms)
+        live.discard(RELEASED)
+        return len(live)
+
+    def servers(self) -> list[ServerMemory]:
+        """The memory of the server; of a cluster, of each node that answers."""
+        return server.memory(self._client)
 
     def size(self, name: str) -> int:
         """Messages that are ready, in flight or scheduled."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 #: The consumer group of every ready stream and of the wake stream.
 GROUP = "workers"
+#: The group's consumer for what was handed back: no process. Kept in step with the scripts.
+RELEASED = b"~released"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +94,8 @@ def queues_key(namespace: str) -> str:
 def notices_key(namespace: str) -> str:
     """Whose turn it is to send a notice of failures, and when the next one may go."""
     return f"{{{namespace}}}:notices"
+
+
+def leader_key(namespace: str, what: str) -> str:
+    """Which process does what one process of all does."""
+    return f"{{{namespace}}}:leader:{what}"

@@ -1,12 +1,13 @@
-"""What a server must be before a worker runs against it."""
+"""What a server must be before a worker runs against it, and how full it is."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import redis
-from dramatiq.errors import ConnectionClosed
+from dramatiq.errors import BrokerConnectionError, ConnectionClosed
 
 from broker.errors import (
     ClusterClientRequired,
@@ -69,3 +70,44 @@ def _check_info(info: Mapping[str, Any]) -> None:
         raise EvictionPolicyRefused(
             f"maxmemory-policy: must be 'noeviction', got {policy!r}: it could evict queued jobs"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ServerMemory:
+    """One server's memory, in bytes. ``limit`` is 0 for none."""
+
+    #: ``host:port`` of a cluster's node; empty for a server that stands alone.
+    address: str
+    used: int
+    limit: int
+    #: It may drop queued jobs when the limit is reached: its policy is not ``noeviction``.
+    evicts: bool
+
+
+def memory(client: Any) -> list[ServerMemory]:
+    """The memory of the server; of a cluster, of each node that answers.
+
+    Raises:
+      ConnectionClosed: the server can't be reached now.
+    """
+    if not isinstance(client, redis.RedisCluster):
+        with translated():
+            return [_memory("", client.info("memory"))]
+    found = []
+    for node in client.get_nodes():
+        try:
+            with translated():
+                info = client.info("memory", target_nodes=node)
+        except BrokerConnectionError:
+            continue  # its absence from the answer says it
+        found.append(_memory(node.name, info))
+    return found
+
+
+def _memory(address: str, info: Mapping[str, Any]) -> ServerMemory:
+    return ServerMemory(
+        address,
+        used=int(info["used_memory"]),
+        limit=int(info.get("maxmemory", 0)),
+        evicts=info.get("maxmemory_policy") != "noeviction",
+    )

@@ -22,15 +22,27 @@ from dramatiq.middleware import Middleware
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from broker.errors import SettingsError
+from otel import names
+from otel.metrics import BUCKETS_TO_AN_HOUR
+from otel.prometheus import serve
 from otel.settings import ExportSettings, TelemetrySettings
 
 #: How long the end of a process waits for what is not exported yet, in seconds.
 FLUSH_S: Final = 3.0
+
+_VIEWS: Final = tuple(
+    View(
+        instrument_name=name,
+        aggregation=ExplicitBucketHistogramAggregation(boundaries=BUCKETS_TO_AN_HOUR),
+    )
+    for name in (names.PROCESS_DURATION, names.WAIT_DURATION)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +73,7 @@ class Sdk:
         of ``opentelemetry-instrument``, is left alone.
 
         Raises:
-          SettingsError: an exporter is not installed.
+          SettingsError: an exporter is not installed, or the Prometheus endpoint can't be opened.
         """
         resource = _resource(service)
         return cls(
@@ -70,6 +82,11 @@ class Sdk:
             if settings.enabled and settings.metrics
             else None,
         )
+
+    @property
+    def measures(self) -> bool:
+        """Whether metrics go anywhere."""
+        return self._meter_provider is not None
 
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
         """Export what is left; False if that took longer than ``timeout_s``.
@@ -127,7 +144,9 @@ def _set_up_traces(resource: Resource, exporters: Sequence[str]) -> TracerProvid
 def _set_up_metrics(
     resource: Resource, settings: TelemetrySettings, exporters: Sequence[str]
 ) -> MeterProvider | None:
-    readers: list[MetricReader] = []
+    readers: list[MetricReader] = (
+        [] if settings.prometheus is None else [serve(settings.prometheus)]
+    )
     for name in exporters:
         exporter = _load("opentelemetry_metrics_exporter", "OTEL_METRICS_EXPORTER", name)
         made = exporter()
@@ -136,7 +155,7 @@ def _set_up_metrics(
         )
     if not readers:
         return None
-    provider = MeterProvider(readers, resource=resource)
+    provider = MeterProvider(readers, resource=resource, views=_VIEWS)
     metrics.set_meter_provider(provider)
     return provider
 

@@ -20,6 +20,16 @@ _OTLP: Final = "otlp"
 _PROTOCOLS: Final = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 
 
+class PrometheusSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where a process offers its metrics to a Prometheus that scrapes it."""
+
+    host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
+    #: The first process of a host takes this one, the next the one after it, and so on.
+    port: Annotated[int, Meta(ge=1, le=65_535)] = 9464
+    #: How many ports from the first one on may be taken.
+    ports: Annotated[int, Meta(ge=1, le=1_000)] = 64
+
+
 class TelemetrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is emitted. Where it goes is said by OpenTelemetry's own OTEL_* variables."""
 
@@ -33,6 +43,9 @@ class TelemetrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     settle_spans: bool = False
     #: False: errors are recorded by their type alone, without text and traceback.
     exception_texts: bool = True
+    #: Milliseconds between two looks at the queues, whichever process takes them.
+    gauge_interval: AtLeastOne = 15_000
+    prometheus: PrometheusSettings | None = None
 
     @classmethod
     def load(cls, table: Mapping[str, Any]) -> TelemetrySettings:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from dramatiq.middleware import Middleware
 
+from otel.metrics import Metrics
 from otel.sdk import Sdk, Service, WorkerSdk
 from otel.settings import ExportSettings, TelemetrySettings
 from otel.tracing import Tracing
@@ -29,10 +30,14 @@ def layers(settings: TelemetrySettings, service: Service, export: ExportSettings
         settle_spans=settings.settle_spans,
         exception_texts=settings.exception_texts,
     )
+    measuring = [Metrics(gauge_interval_ms=settings.gauge_interval)] if settings.metrics else []
     return Layers(
         above=[
             WorkerSdk(lambda: Sdk.set_up(service, settings, export)),  # first: flushes last
             tracing,  # a run's span is current for all below
         ],
-        below=[tracing.ending],  # last: ends the span before Retries decides
+        below=[
+            *measuring,  # the time of a run is the job's alone
+            tracing.ending,  # last: ends the span before Retries decides
+        ],
     )

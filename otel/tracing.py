@@ -236,7 +236,8 @@ class Tracing(Middleware):
     def _let_go(self) -> None:
         run, self._thread.run = self._thread.run, None
         if run is not None:
-            run.span.end()  # nothing unless the end of the list was never reached
+            if run.span.is_recording():  # the end of the list was never reached
+                run.span.end()
             active.detach(run.token)
 
     # -- Settlements ------------------------------------------------------------------
