@@ -19,7 +19,7 @@ from broker.configuration import HIDDEN, build, merge, read_toml, value_of
 from broker.dead_letters import DeadRetention
 from broker.errors import SettingsError
 from broker.limits import QueueLimit
-from broker.process_settings import LoggingSettings
+from broker.process_settings import EncryptionSettings, LoggingSettings
 
 Environment: TypeAlias = Literal["development", "production"]
 AtLeastOne: TypeAlias = Annotated[int, Meta(ge=1)]
@@ -109,6 +109,7 @@ class _DeadLetterTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
 class _EnvironmentTables(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     queues: dict[str, dict[str, Any]] = {}
+    encryption: dict[str, Any] = {}
     logging: dict[str, Any] = {}
     telemetry: dict[str, Any] = {}
 
@@ -119,6 +120,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     queues: dict[str, dict[str, Any]] = {}
     development: _EnvironmentTables = _EnvironmentTables()
     production: _EnvironmentTables = _EnvironmentTables()
+    encryption: dict[str, Any] = {}
     logging: dict[str, Any] = {}
     #: Whoever owns these two validates them.
     telemetry: dict[str, Any] = {}
@@ -139,6 +141,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     #: For a queue that ``queues`` doesn't list.
     queue_defaults: QueueSettings
     max_message_bytes: int
+    encryption: EncryptionSettings
     logging: LoggingSettings
     #: The ``[telemetry]`` tables over one another, not validated here.
     telemetry: dict[str, Any]
@@ -166,6 +169,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             queue_names=names,
             queue_defaults=build(QueueSettings, defaults, at="defaults"),
             max_message_bytes=_last_set([file.max_message_bytes for file, _ in layers]),
+            encryption=EncryptionSettings.load(
+                environ, _process_table("encryption", layers, env)
+            ),
             logging=build(LoggingSettings, _process_table("logging", layers, env), at="logging"),
             telemetry=_process_table("telemetry", layers, env),
             application=layers[-1][0].application,

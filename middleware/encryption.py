@@ -12,6 +12,7 @@ from dramatiq.middleware import Middleware, MiddlewareError
 from dramatiq.results import ResultBackend
 
 from broker.errors import InvalidOption
+from broker.process_settings import EncryptionSettings
 from broker.sealing import OPTION, Place, Sealer
 from middleware import envelope
 from middleware.keyring import KeyRing
@@ -46,6 +47,18 @@ class Encryption(Middleware, Sealer):
         self._require = require
         #: What each declared actor says; None: nothing.
         self._actors: dict[str, bool | None] = {}
+
+    @classmethod
+    def from_settings(cls, settings: EncryptionSettings) -> Encryption | None:
+        """What the settings ask for; None without keys, and then no actor may ask for it.
+
+        Raises:
+          SettingsError: the keys can't be read.
+        """
+        keys = KeyRing.from_settings(settings)
+        if keys is None:
+            return None
+        return cls(keys, default=settings.default, require=settings.require)
 
     @property
     def actor_options(self) -> set[str]:

@@ -6,6 +6,8 @@ service is asked a few times a process, never once a message.
 
 from __future__ import annotations
 
+import base64
+import binascii
 from typing import Protocol
 
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
@@ -45,6 +47,18 @@ class LocalKeyWrapper:
         if len(key) != 32:
             raise SettingsError("key-encryption key", HIDDEN, "must be 32 bytes in base64")
         self._key = key
+
+    @classmethod
+    def from_text(cls, text: str) -> LocalKeyWrapper:
+        """The key as a variable holds it, in base64.
+
+        Raises:
+          SettingsError: it is no base64, or not 32 bytes long.
+        """
+        try:
+            return cls(base64.b64decode(text, validate=True))
+        except binascii.Error:
+            raise SettingsError("key-encryption key", HIDDEN, "must be base64") from None
 
     def wrap(self, key: bytes) -> bytes:
         """The key, encrypted; 8 bytes longer."""

@@ -28,7 +28,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from broker.configuration import HIDDEN
 from broker.errors import SettingsError
-from middleware.key_wrapping import KeyWrapper, UnwrapFailed
+from broker.process_settings import EncryptionSettings
+from middleware.key_wrapping import KeyWrapper, LocalKeyWrapper, UnwrapFailed
 
 KEY_BYTES: Final = 32
 CHECK_BYTES: Final = 4
@@ -133,6 +134,23 @@ class KeyRing:
         if not isinstance(named, str):
             raise SettingsError("key file", str(path), "must name the active key")
         return cls([_read(id, value, wrapper) for id, value in keys.items()], named)
+
+    @classmethod
+    def from_settings(cls, settings: EncryptionSettings) -> KeyRing | None:
+        """The keys that the settings name; None: there are none.
+
+        Raises:
+          SettingsError: as :func:`from_text` and :func:`from_file`.
+        """
+        wrapper: KeyWrapper | None = None
+        if settings.key_encryption_key is not None:
+            wrapper = LocalKeyWrapper.from_text(settings.key_encryption_key.reveal())
+        active = settings.active_key
+        if settings.keys is not None:
+            return cls.from_text(settings.keys.reveal(), active, wrapper=wrapper)
+        if settings.key_file is not None:
+            return cls.from_file(Path(settings.key_file), active, wrapper=wrapper)
+        return None
 
     def get(self, id: str) -> Key | None:
         """The key of this name."""

@@ -20,14 +20,19 @@ from dramatiq.middleware import (
 
 from broker.settings import Settings
 from middleware.correlation import Correlation
+from middleware.encryption import Encryption
 from middleware.logs import Logs
 from middleware.rate_limits import RateLimits
 
 
 def stack(settings: Settings) -> list[Middleware]:
     """A new list for a new broker; middleware is never shared between two."""
+    encryption = Encryption.from_settings(settings.encryption)
     return [
-        Correlation(),  # first: everything later logs the id, and what it sends inherits it
+        # first: whatever another one sends in its hooks is already, and still, an encrypted job's.
+        # Bodies are sealed after all hooks have seen them in clear, and opened before.
+        *([] if encryption is None else [encryption]),
+        Correlation(),  # early: everything later logs the id, and what it sends inherits it
         CurrentMessage(),  # above all that may ask for the message; it is forgotten last but one
         Logs(settings.logging),  # above all that decides how a job ends; it writes that down
         AgeLimit(),  # before anything is spent on a message that is too old

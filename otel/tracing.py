@@ -203,16 +203,18 @@ class Tracing(Middleware):
             # The next attempt, or the run after a redrive, links to this one.
             remember_attempt(message.options, run.span.get_span_context())
             if ending is Ending.FAILED:
-                self.record(run.span, exception)
+                # What an encrypted job's error says may quote what the job was given.
+                texts = not message.options.get(ENCRYPTED)
+                self.record(run.span, exception, texts=texts)
         run.span.end()
 
-    def record(self, span: Span, exception: BaseException) -> None:
-        """Set the span's status and error, with the exception as its event."""
+    def record(self, span: Span, exception: BaseException, *, texts: bool = True) -> None:
+        """Set the span's status and error, with the exception as its event if texts may show."""
         if not span.is_recording():
             return
         kind = error_type(exception)
         span.set_attribute(names.ERROR_TYPE, kind)
-        if self._exception_texts:
+        if self._exception_texts and texts:
             span.record_exception(exception)
             span.set_status(Status(StatusCode.ERROR, f"{type(exception).__name__}: {exception}"))
         else:
