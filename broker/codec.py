@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from dramatiq.encoder import PickleEncoder
 from dramatiq.errors import DecodeError
@@ -21,6 +21,7 @@ from broker.sealing import (
     OPTION,
     READABLE_OPTIONS,
     Place,
+    Purpose,
     Sealer,
     SealingFailed,
     Unauthenticated,
@@ -114,6 +115,30 @@ class Codec:
         data = trail.encode() if isinstance(trail, str) else trail
         return self._sealer.seal(self._place_of(message, "trail"), data)
 
+    def resealed(
+        self, queue_name: str, fields: Mapping[bytes, bytes], trail: bytes
+    ) -> tuple[bytes, bytes]:
+        """The sealed body of an entry and the trail of its dead letter, each by the active key.
+
+        What is sealed by that already is returned as it is, and so is a trail that is empty.
+
+        Raises:
+          SealingFailed: nothing here can encrypt it.
+          DecodeError, Undecryptable, Unauthenticated: as :meth:`decode`.
+        """
+        sealer = self._sealer
+        if sealer is None:
+            raise SealingFailed(f"queue {queue_name!r}: nothing here can encrypt")
+        message = entry.decode_header(queue_name, fields)
+
+        def anew(purpose: Purpose, sealed: bytes) -> bytes:
+            if not sealed or sealer.is_current(sealed):
+                return sealed
+            place = self._place_of(message, purpose)
+            return sealer.seal(place, sealer.open(place, sealed))
+
+        return anew("message", fields[b"sealed"]), anew("trail", trail)
+
     def revealed(self, queue_name: str, letter: DeadLetter) -> DeadLetter:
         """A sealed dead letter with its message, traceback and attempts; another one unchanged.
 
@@ -149,9 +174,7 @@ class Codec:
         opened = {**content, **options, OPTION: True}
         return dataclasses.replace(message, args=args, kwargs=kwargs, options=opened)
 
-    def _place_of(
-        self, message: Message[Any], purpose: Literal["message", "trail"] = "message"
-    ) -> Place:
+    def _place_of(self, message: Message[Any], purpose: Purpose = "message") -> Place:
         return Place(
             purpose,
             self._namespace,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from broker import entry
 from broker.delivery import Lease, Slot
@@ -79,6 +79,8 @@ class Fetched:
     gated: bool
 
 
+#: Where messages are outside the streams.
+Kept: TypeAlias = Literal["scheduled", "dead"]
 #: A level, and a cursor in its pending entries.
 Position: TypeAlias = tuple[int, bytes]
 BEGINNING: Position = (0, b"0-0")
@@ -300,6 +302,32 @@ class Commands:
             "reclaim_consumer", keys, consumer, max_deliveries, limit, level
         )
         return released, buried
+
+    def kept_ids(self, queue: str, kept: Kept, cursor: int, count: int) -> tuple[int, list[bytes]]:
+        """About ``count`` ids of what is kept; the next cursor is 0 at the end."""
+        index, _ = self._kept(queue, kept)
+        with translated():
+            reply = self.client.execute_command("ZSCAN", index, cursor, "COUNT", count)
+        following, scored = reply
+        return int(following), [id for id, _ in scored]
+
+    def kept_value(self, queue: str, kept: Kept, id: bytes) -> bytes | None:
+        """A message outside the streams, packed; None when it is gone."""
+        _, messages = self._kept(queue, kept)
+        with translated():
+            found = self.client.execute_command("HGET", messages, id)
+        return None if found is None else bytes(found)
+
+    def replace(self, queue: str, kept: Kept, id: bytes, before: bytes, after: bytes) -> bool:
+        """Put another value in a kept one's place, if it is still that one."""
+        _, messages = self._kept(queue, kept)
+        return bool(self._run("replace", (messages,), id, before, after))
+
+    def _kept(self, queue: str, kept: Kept) -> tuple[str, str]:
+        k = self.keys(queue)
+        if kept == "scheduled":
+            return k.scheduled, k.scheduled_messages
+        return k.dead, k.dead_messages
 
     def live(self, queue: str, message_ids: Sequence[str | bytes]) -> list[bool]:
         """For each message whether its record says that it has not ended."""

@@ -18,7 +18,8 @@ from broker.evidence import Attempt, Reason, Trail
 from broker.pace import Pace
 from broker.sealing import Unauthenticated
 
-_EVIDENCE = 20  # parts of a dead letter's value before the entry's fields: bury.lua
+#: Parts of a dead letter's value before the entry's fields: bury.lua.
+EVIDENCE = 20
 #: Heads that one call reads, and the most letters that one page looks at for those it wants.
 _BATCH = 200
 _LOOKED_AT_PER_PAGE = 5_000
@@ -122,7 +123,7 @@ class DeadLetter:
     def read(cls, queue: str, id: str, packed: bytes) -> DeadLetter:
         """The letter that lies among the dead under this id."""
         parts = entry.unpack(packed)
-        found, flat = entry.to_mapping(parts[:_EVIDENCE]), parts[_EVIDENCE:]
+        found, flat = entry.to_mapping(parts[:EVIDENCE]), parts[EVIDENCE:]
         fields = dict(zip(flat[::2], flat[1::2], strict=False))
         try:
             message = entry.decode(queue, fields)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 from dramatiq.message import Message
 from dramatiq.middleware import MiddlewareError
@@ -65,11 +65,15 @@ class Replayed(NotOpened):
     reason = "replayed"
 
 
+#: What was sealed: a message's content, a job's result, how its dead letter came about.
+Purpose: TypeAlias = Literal["message", "result", "trail"]
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a sealed body belongs: opened in the name of anything else, it is refused."""
 
-    purpose: Literal["message", "result", "trail"]
+    purpose: Purpose
     namespace: str
     queue: str
     actor: str

@@ -169,9 +169,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             queue_names=names,
             queue_defaults=build(QueueSettings, defaults, at="defaults"),
             max_message_bytes=_last_set([file.max_message_bytes for file, _ in layers]),
-            encryption=EncryptionSettings.load(
-                environ, _process_table("encryption", layers, env)
-            ),
+            encryption=EncryptionSettings.load(environ, _process_table("encryption", layers, env)),
             logging=build(LoggingSettings, _process_table("logging", layers, env), at="logging"),
             telemetry=_process_table("telemetry", layers, env),
             application=layers[-1][0].application,

@@ -12,9 +12,7 @@ from dramatiq import Broker, Message
 from dramatiq.broker import MessageProxy
 
 from broker.configuration import HIDDEN
-
-#: Actor or message option: the job is encrypted, so no text that its code made is shown.
-ENCRYPTED_OPTION: Final = "encrypted"
+from broker.sealing import OPTION as ENCRYPTED_OPTION
 
 # Shorter values occur by chance; a job with more values than this shows no text at all.
 _LEAST_CHARACTERS = 6
@@ -25,7 +23,10 @@ _MOST_CAUSES = 5
 
 
 def is_private(broker: Broker, message: Message[Any] | MessageProxy) -> bool:
-    """Whether texts from the job's code, its errors' messages above all, must not be shown."""
+    """Whether texts from the job's code, its errors' messages above all, must not be shown.
+
+    They may quote what an encrypted job was given.
+    """
     found = message.options.get(ENCRYPTED_OPTION)
     if found is None:
         actor = broker.actors.get(message.actor_name)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from broker import sealing
+
 #: The instrumentation scope of every span and metric.
 SCOPE: Final = "headrace"
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
@@ -85,5 +87,7 @@ LINK_ONLY: Final = "trace_link_only"
 REDRIVES_OPTION: Final = "redrives"
 #: Written by the correlation middleware.
 CORRELATION_OPTION: Final = "correlation_id"
+#: True for a message whose content is encrypted.
+ENCRYPTED_OPTION: Final = sealing.OPTION
 #: Written by periodiq on what a schedule sends.
 CRON_OPTION: Final = "scheduled_at"

@@ -204,7 +204,7 @@ class Tracing(Middleware):
             remember_attempt(message.options, run.span.get_span_context())
             if ending is Ending.FAILED:
                 # What an encrypted job's error says may quote what the job was given.
-                texts = not message.options.get(ENCRYPTED)
+                texts = not message.options.get(names.ENCRYPTED_OPTION)
                 self.record(run.span, exception, texts=texts)
         run.span.end()
 
