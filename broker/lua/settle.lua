@@ -46,6 +46,7 @@ end
 function outcomes.retry(s)
   if s[6] ~= "" then
     redis.call("HSETNX", job_prefix .. s[6], "token", "")  -- another language's message has none yet
+    redis.call("HDEL", job_prefix .. s[6], "unsettled")  -- this delivery ended as it should
   end
   local delay = s[8]
   if delay > 0 then

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from broker.commands import Handed, Start, Turn
+from broker.commands import BEGINNING, Handed, Start, Turn
 from broker.delivery import Slot
 from broker.entry import Fields
 from broker.limits import KeyLimits, Rate
-from broker.outcome import Done, Park, Settled
-from tests.scripts.conftest import QUEUE, Scripts, message_id
+from broker.outcome import Done, Park, Retry, Settled
+from tests.scripts.conftest import QUEUE, Scripts, fields_of, message_id
 
 LEASE_MS = 60_000
 #: 100 ms and its share of the slack from one start to the next.
@@ -217,6 +217,20 @@ def test_deliveries_that_ended_unsettled_are_remembered_over_a_parking(jobs: Job
     handed = scripts.hold("b", deliveries=3)
     assert jobs.start(handed, BY_RATE).turn is Turn.PARKED
     assert scripts.record("b")[b"unsettled"] == b"2"
+    again = jobs.bring_back("b")
+    scripts.age(again)
+    done = scripts.commands.reclaim(QUEUE, 1_000, 3, 100, BEGINNING)
+    assert (done.released, done.buried) == (0, 1)
+    assert scripts.letter("b")[0][b"deliveries"] == b"3"
+
+
+def test_a_failed_attempt_ends_that_count(jobs: Jobs) -> None:
+    scripts = jobs.scripts
+    jobs.send_and_start("a", BY_RATE)
+    assert jobs.start(scripts.hold("b", deliveries=3), BY_RATE).turn is Turn.PARKED
+    retry = Retry(1, 0, fields_of("b"))
+    assert scripts.settle(jobs.bring_back("b"), retry) is Settled.OK
+    assert b"unsettled" not in scripts.record("b")
 
 
 def test_the_state_of_a_key_expires(jobs: Jobs) -> None:

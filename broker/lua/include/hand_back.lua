@@ -11,6 +11,9 @@ local function hand_back(keys, entries, max_deliveries, level)
     if message and entry[2] ~= "~released" then
       note_lost(job_prefix .. message, now_ms(), entry[2])
     end
+    if message then  -- those of before it was parked
+      deliveries = deliveries + tonumber(redis.call("HGET", job_prefix .. message, "unsettled") or 0)
+    end
     if not found then
       redis.call("XACK", keys.ready, "workers", id)  -- deleted by hand: nothing left to run
     elseif deliveries >= max_deliveries then
