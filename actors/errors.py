@@ -13,28 +13,6 @@ class PermanentJobError(QueueProcessingError):
     """A job failed in a way that no repeat can mend: buried at once, never retried."""
 
 
-class InvalidPayload(PermanentJobError, ValueError):
-    """The payload breaks a rule. In the caller nothing was enqueued; in a worker it is buried.
-
-    ``path`` says where, as in ``$.options.width``.
-    """
-
-    def __init__(self, actor: str, path: str, rule: str) -> None:
-        super().__init__(f"payload of {actor!r}, at {path}: {rule}")
-        self.actor = actor
-        self.path = path
-        self.rule = rule
-
-
-class RuleBroken(ValueError):
-    """What a payload's own ``check`` raises; becomes an :class:`InvalidPayload`."""
-
-    def __init__(self, path: str, rule: str) -> None:
-        super().__init__(f"{path}: {rule}")
-        self.path = path
-        self.rule = rule
-
-
 class UnknownQueue(InvalidOption):
     """No job is declared on that queue; nothing was enqueued."""
 

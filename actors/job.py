@@ -12,16 +12,16 @@ from inspect import iscoroutinefunction
 from typing import Any, Final, ParamSpec, Protocol, TypeVar, cast, overload
 
 import dramatiq
-import msgspec
-from dramatiq import Actor, Broker, Message
+from dramatiq import Broker
 from dramatiq.asyncio import async_to_sync
 from dramatiq.errors import RateLimitExceeded, Retry
 from dramatiq.middleware import MiddlewareError
 
 from actors.app import settings
 from actors.errors import PermanentJobError, QueueProcessingError
-from actors.parameters import Parameters
 from broker.settings import QueueSettings
+from middleware.payload import InvalidPayload
+from middleware.validation import ValidatedActor
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,8 +31,8 @@ R = TypeVar("R")
 _CONTROL: Final = (Retry, RateLimitExceeded, MiddlewareError)
 
 
-class JobActor(Actor[P, R]):
-    """An actor whose arguments are validated in the caller and typed in the worker."""
+class JobActor(ValidatedActor[P, R]):
+    """An actor whose arguments are validated, and whose failures say whether to repeat it."""
 
     def __init__(
         self,
@@ -44,52 +44,16 @@ class JobActor(Actor[P, R]):
         priority: int,
         options: dict[str, Any],
     ) -> None:
-        self._parameters = Parameters(actor_name, fn)
         throws = options.get("throws") or ()
         permanent = throws if isinstance(throws, tuple) else (throws,)
         super().__init__(
-            _guarded(fn, actor_name, self._parameters, permanent),
+            _guarded(fn, actor_name, permanent),
             broker=broker,
             actor_name=actor_name,
             queue_name=queue_name,
             priority=priority,
-            options={**options, "throws": (PermanentJobError,)},
+            options={**options, "throws": (PermanentJobError, InvalidPayload)},
         )
-
-    @property
-    def payload_type(self) -> type[msgspec.Struct] | None:
-        """The struct this job takes; None when its arguments are not one payload."""
-        return self._parameters.payload_type
-
-    def message_with_options(
-        self,
-        *,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-        **options: Any,
-    ) -> Message[R]:
-        """Build a message; its arguments are plain JSON types.
-
-        Raises:
-          InvalidPayload: an argument breaks its type's rules.
-        """
-        plain_args, plain_kwargs = self._parameters.dump(args, kwargs or {})
-        return super().message_with_options(args=plain_args, kwargs=plain_kwargs, **options)
-
-    def send_with_options(
-        self,
-        *,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-        **options: Any,
-    ) -> Message[R]:
-        """Enqueue the job; ``delay`` is milliseconds or a timedelta.
-
-        Raises:
-          InvalidPayload: an argument is missing or breaks its type's rules; nothing was enqueued.
-        """
-        self._parameters.require(args, kwargs or {})
-        return super().send_with_options(args=args, kwargs=kwargs, **options)
 
 
 class JobDecorator(Protocol):
@@ -146,17 +110,15 @@ def retry_options(queue: QueueSettings) -> dict[str, Any]:
 def _guarded(
     fn: Callable[..., Any],
     actor_name: str,
-    parameters: Parameters,
     permanent: tuple[type[BaseException], ...],
 ) -> Callable[..., Any]:
     run: Callable[..., Any] = async_to_sync(fn) if iscoroutinefunction(fn) else fn
 
     @functools.wraps(fn)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        typed_args, typed_kwargs = parameters.load(args, kwargs)
         try:
-            return run(*typed_args, **typed_kwargs)
-        except (*_CONTROL, QueueProcessingError):
+            return run(*args, **kwargs)
+        except (*_CONTROL, QueueProcessingError, InvalidPayload):
             raise
         except Exception as error:
             kind = PermanentJobError if isinstance(error, permanent) else QueueProcessingError

@@ -8,7 +8,6 @@ import msgspec
 
 from actors import current
 from actors.app import application
-from actors.errors import InvalidPayload
 from actors.job import job
 from actors.payloads import (
     MaintenanceJob,
@@ -19,6 +18,7 @@ from actors.payloads import (
 )
 from actors.storage import Storage
 from broker import StreamsBroker
+from middleware.payload import InvalidPayload
 
 _log = logging.getLogger(__name__)
 

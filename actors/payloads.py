@@ -9,14 +9,12 @@ from __future__ import annotations
 import re
 from email.errors import MessageError
 from email.headerregistry import Address
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
-from actors.errors import RuleBroken
-
-T = TypeVar("T")
+from middleware.payload import Payload, RuleBroken, read
 
 #: The id of a user, which becomes part of a key.
 UserId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -29,19 +27,6 @@ Quality: TypeAlias = Annotated[int, Meta(ge=1, le=95)]
 Milliseconds: TypeAlias = Annotated[int, Meta(ge=0)]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
-
-
-class Payload(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, rename="camel"
-):
-    """Base of every payload. A subclass repeats ``kw_only=True``, which is not inherited."""
-
-    def check(self) -> None:
-        """Rules that types can't say; run in the caller and in the worker.
-
-        Raises:
-          RuleBroken: the first rule broken, and where.
-        """
 
 
 # ---- notification-queue
@@ -91,7 +76,7 @@ class PushContent(Payload, frozen=True, kw_only=True):
 
     title: str
     body: str
-    data: dict[str, Any] = {}
+    data: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 # ---- file-processing-queue
@@ -178,7 +163,7 @@ class MaintenanceJob(Payload, frozen=True, kw_only=True):
     """A housekeeping task; ``parameters`` are the task's own."""
 
     task_type: str
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = msgspec.field(default_factory=dict)
 
     def check(self) -> None:
         """The task exists and the parameters are its own."""
@@ -236,26 +221,7 @@ _TASKS: dict[str, type[MaintenanceTask]] = {
 }
 
 
-# ---- reading
-
-
-def read(kind: type[T], value: object, at: str = "$") -> T:
-    """The value as its type, checked.
-
-    Raises:
-      RuleBroken: the first rule broken; the path begins with ``at``.
-    """
-    try:
-        made = msgspec.convert(value, kind, str_keys=True)
-    except msgspec.ValidationError as error:
-        rule, _, path = str(error).partition(" - at `$")
-        raise RuleBroken(at + path.rstrip("`"), rule) from None
-    if isinstance(made, Payload):
-        try:
-            made.check()
-        except RuleBroken as error:
-            raise RuleBroken(at + error.path.removeprefix("$"), error.rule) from None
-    return made
+# ---- paths
 
 
 def check_path(path: str, at: str) -> None:

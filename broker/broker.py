@@ -27,7 +27,7 @@ from broker.consumer import StreamsConsumer
 from broker.consumer_name import ConsumerName
 from broker.dead_letters import DeadRetention
 from broker.delivery import SUSPECT_FROM, Delivery, InFlight, Lease, SuspectSlot
-from broker.errors import InvalidOption, MessageTooLarge, Refused, ServerRefused
+from broker.errors import AwaitsDeploy, InvalidOption, MessageTooLarge, Refused, ServerRefused
 from broker.inspector import Inspector
 from broker.keeper import Keeper
 from broker.limits import QueueLimit
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 _FLUSH_SECONDS = 5.0
 _BATCH = 200
-_MAX_UNKNOWN_ACTOR_PAUSE = 15_000
+_LONGEST_DEPLOY_PAUSE = 15_000
 
 
 class StreamsBroker(Broker):
@@ -59,7 +59,7 @@ class StreamsBroker(Broker):
       concurrency: queue -> most jobs of it that run at once in this process.
       limits: queue -> what holds for it over all processes; set when a worker starts.
       max_message_bytes: encoded messages above it are refused.
-      unknown_actor_grace: how long a message without an actor is retried.
+      unknown_actor_grace: how long a message is retried that a later deploy may know.
       maintenance_chance: accepted for compatibility; maintenance is not left to chance here.
     """
 
@@ -484,8 +484,8 @@ class StreamsBroker(Broker):
         if failed:
             if isinstance(error, Shutdown):
                 return Release()
-            if isinstance(error, ActorNotFound):
-                return self._unknown_actor(delivery)
+            if isinstance(error, ActorNotFound | AwaitsDeploy):
+                return self._await_deploy(delivery)
             return self._burial(delivery, self._option(delivery._message, "throws", None))
         if delivery.outcome is not None:
             return delivery.outcome
@@ -506,15 +506,15 @@ class StreamsBroker(Broker):
         trail = self.codec.seal_trail(delivery._message, bury.trail)
         return dataclasses.replace(bury, trail=trail)
 
-    def _unknown_actor(self, delivery: Delivery) -> Outcome:
-        """Retry for the grace (a rolling deploy may bring the actor), then bury."""
+    def _await_deploy(self, delivery: Delivery) -> Outcome:
+        """Retry for the grace (a rolling deploy may bring what knows it), then bury."""
         now = current_millis()
-        since = delivery.options.setdefault("unknown_actor_since", now)
+        since = delivery.options.setdefault("unknown_since", now)
         waited = now - since
         if waited >= self.unknown_actor_grace:
             return self._burial(delivery, None)
         pause = min(
-            max(250, waited), _MAX_UNKNOWN_ACTOR_PAUSE, max(1, self.unknown_actor_grace - waited)
+            max(250, waited), _LONGEST_DEPLOY_PAUSE, max(1, self.unknown_actor_grace - waited)
         )
         return Retry(pause, delivery.lease.level, self._encode(delivery._message))
 

@@ -22,11 +22,12 @@ def burial(delivery: Delivery, throws: Any) -> Bury:
     The trail of a sealed delivery is still to be sealed.
     """
     error = delivery.exception
+    told = error.__cause__ or error if isinstance(error, Refused) else error
     return Bury(
         reason=_reason(error, throws),
-        error="rejected by a middleware" if error is None else delivery.told(error),
+        error="rejected by a middleware" if told is None else delivery.told(told),
         actor=delivery.actor_name,
-        error_type="" if error is None else evidence.error_type(error),
+        error_type="" if told is None else evidence.error_type(told),
         trail=evidence.dump(_trail(delivery)),
     )
 

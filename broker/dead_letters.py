@@ -411,7 +411,7 @@ def _by_size(heads: Sequence[LetterHead]) -> Iterator[list[LetterHead]]:
         yield part
 
 
-_COUNTERS = (evidence.ATTEMPTS, "retries", "traceback", "requeue_timestamp", "unknown_actor_since")
+_COUNTERS = (evidence.ATTEMPTS, "retries", "traceback", "requeue_timestamp", "unknown_since")
 
 
 def _redriven(letter: DeadLetter) -> Redriven:

@@ -93,6 +93,13 @@ class PickleRefused(HeadraceError):
         super().__init__(f"{where}: must not be a PickleEncoder; its bodies run code when read")
 
 
+class AwaitsDeploy(Refused):
+    """A later deploy may know what to do with the message.
+
+    It is retried for the broker's ``unknown_actor_grace`` and then buried for ``reason``.
+    """
+
+
 class UnsupportedClient(HeadraceError, ValueError):
     """The redis client handed to the broker can't carry bytes unchanged."""
 

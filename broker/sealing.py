@@ -31,7 +31,7 @@ READABLE_OPTIONS: Final = frozenset(
         "requeue_timestamp",
         "retries",
         "traceparent",
-        "unknown_actor_since",
+        "unknown_since",
     }
 )
 

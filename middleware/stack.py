@@ -23,6 +23,7 @@ from middleware.correlation import Correlation
 from middleware.encryption import Encryption
 from middleware.logs import Logs
 from middleware.rate_limits import RateLimits
+from middleware.validation import Validation
 
 
 def stack(settings: Settings) -> list[Middleware]:
@@ -36,6 +37,7 @@ def stack(settings: Settings) -> list[Middleware]:
         CurrentMessage(),  # above all that may ask for the message; it is forgotten last but one
         Logs(settings.logging),  # above all that decides how a job ends; it writes that down
         AgeLimit(),  # before anything is spent on a message that is too old
+        Validation(),  # below what may open or drop a message, before its clock starts
         TimeLimit(),  # the clock starts before the job and stops after it
         ShutdownNotifications(),  # beside TimeLimit: both interrupt the job's thread
         AsyncIO(),  # its loop runs before the first job; its place among messages is free

@@ -227,11 +227,13 @@ def _unknown_task(made: Workload) -> Job:
     # As a producer in another language could send it: ours would refuse it in the caller.
     known = run_maintenance.message(MaintenanceJob(task_type="queue_report"))
     message = known.copy(args=({"taskType": "make_coffee", "parameters": {}},))
-    return _dies(made, message, "make_coffee", "unknown maintenance task")
+    return _dies(made, message, "make_coffee", "unknown maintenance task", reason="invalid")
 
 
-def _dies(made: Workload, message: Message[Any], error: str, what: str) -> Job:
-    death = ExpectedDeath(message.message_id, message.queue_name, "rejected", error, what)
+def _dies(
+    made: Workload, message: Message[Any], error: str, what: str, *, reason: str = "rejected"
+) -> Job:
+    death = ExpectedDeath(message.message_id, message.queue_name, reason, error, what)
     made.expected.deaths.append(death)
     return Job(message)
 

@@ -30,7 +30,7 @@ OWN_JOB = """
 from __future__ import annotations
 from pathlib import Path
 from actors.job import job
-from actors.payloads import Payload
+from middleware.payload import Payload
 
 class Report(Payload, frozen=True, kw_only=True):
     path: str

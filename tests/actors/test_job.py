@@ -13,12 +13,13 @@ from dramatiq.middleware import Interrupt, Shutdown, SkipMessage, TimeLimitExcee
 
 import actors
 from actors.app import build_broker, settings
-from actors.errors import InvalidPayload, PermanentJobError, QueueProcessingError
+from actors.errors import PermanentJobError, QueueProcessingError
 from actors.job import JobActor, job, retry_options
 from actors.notifications import send_notification
-from actors.payloads import Notification, Payload
+from actors.payloads import Notification
 from broker import StreamsBroker
 from broker.settings import Backoff
+from middleware.payload import InvalidPayload, Payload
 
 
 class Report(Payload, frozen=True, kw_only=True):
@@ -111,8 +112,8 @@ def test_a_pipeline_may_complete_the_arguments() -> None:
     assert send_notification.message_with_options().args == ()
 
 
-def test_a_bad_payload_in_the_worker_is_permanent() -> None:
-    with pytest.raises(PermanentJobError, match=r"\$\.type"):
+def test_a_bad_payload_is_refused_by_the_job_as_well() -> None:
+    with pytest.raises(InvalidPayload, match=r"\$\.type"):
         send_notification({"type": "fax", "userId": "u", "payload": {}})  # type: ignore[arg-type]
 
 

@@ -9,7 +9,6 @@ import pytest
 from dramatiq import Message, Worker
 
 from actors.app import application
-from actors.errors import InvalidPayload
 from actors.maintenance import (
     purge_dead_letters,
     remove_temporary_files,
@@ -26,6 +25,7 @@ from actors.payloads import (
 )
 from actors.storage import Storage
 from broker import StreamsBroker
+from middleware.payload import InvalidPayload
 from tests.waiting import eventually
 
 QUEUE = "maintenance-queue"
@@ -57,7 +57,7 @@ def buried(application_broker: StreamsBroker) -> StreamsBroker:
 
 def test_an_unknown_task_that_reaches_a_worker_is_buried_at_once(buried: StreamsBroker) -> None:
     (letter,) = buried.inspector.dead(QUEUE)
-    assert letter.reason == "rejected"
+    assert letter.reason == "invalid"
     assert letter.message is not None
     assert letter.message.options.get("retries", 0) == 0
     assert "format_disk" in str(letter.error)

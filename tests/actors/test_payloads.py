@@ -5,7 +5,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from actors.errors import RuleBroken
 from actors.payloads import (
     EmailContent,
     FileJob,
@@ -14,8 +13,8 @@ from actors.payloads import (
     PurgeDeadLetters,
     PushContent,
     ResizeOptions,
-    read,
 )
+from middleware.payload import RuleBroken, read
 
 EMAIL = {"to": "ada@example.org", "subject": "s", "text": "t"}
 

@@ -6,11 +6,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from actors.errors import InvalidPayload, UnknownQueue, WrongPayload
+from actors.errors import UnknownQueue, WrongPayload
 from actors.payloads import FileJob, MaintenanceJob, Notification
 from actors.scheduler import schedule_job
 from broker import StreamsBroker
 from broker.errors import InvalidOption
+from middleware.payload import InvalidPayload
 
 NOTE = Notification(type="in-app", user_id="u1", payload={"n": 1})
 

@@ -11,8 +11,9 @@ from uuid import uuid4
 import fsspec
 import pytest
 
-from actors.errors import PermanentJobError, RuleBroken
+from actors.errors import PermanentJobError
 from actors.storage import Storage
+from middleware.payload import RuleBroken
 from tests.processes import ROOT
 
 

@@ -12,7 +12,7 @@ from broker.embedded import EmbeddedValkey
 from tests.conftest import NewBroker
 from tests.processes import ROOT
 
-PAGES = ["dead-letters"]
+PAGES = ["dead-letters", "validation"]
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -50,7 +50,7 @@ def test_each_dead_letter_is_counted_once_by_its_kind(scripts: Scripts) -> None:
 def test_what_was_redriven_or_dropped_stays_counted(scripts: Scripts) -> None:
     die(scripts, "a")
     count_all(scripts)
-    scripts.commands.sweep(QUEUE, 0, 10)
+    scripts.commands.sweep(QUEUE, 0, None, 10)
     assert scripts.letters() == []
     count_all(scripts)
     assert total(scripts) == 1

@@ -1,4 +1,4 @@
-"""A job's parameters: from the caller's values to the wire, and from the wire to typed values."""
+"""An actor's parameters: from values to the wire in the caller, and back in the worker."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any, TypeAlias, get_type_hints
 
 import msgspec
 
-from actors.errors import InvalidPayload, RuleBroken
-from actors.payloads import read
+from middleware.payload import InvalidPayload, RuleBroken, read
 
 Call: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -17,7 +16,7 @@ _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 class Parameters:
-    """The signature of a job's function, applied to calls of it."""
+    """The signature of an actor's function, applied to calls of it."""
 
     def __init__(self, actor: str, function: Callable[..., Any]) -> None:
         """Read the annotations; TypeError for one that can't be resolved yet."""
@@ -27,13 +26,13 @@ class Parameters:
             self._hints = get_type_hints(function, include_extras=True)
         except NameError as error:
             raise TypeError(
-                f"job {actor!r}: an annotation can't be resolved ({error}); "
+                f"actor {actor!r}: an annotation can't be resolved ({error}); "
                 "import the type at run time, not under TYPE_CHECKING"
             ) from error
 
     @property
     def payload_type(self) -> type[msgspec.Struct] | None:
-        """The struct that the job takes, when it is a job of one payload."""
+        """The struct that the actor takes, when it takes one payload."""
         required = [
             name
             for name, parameter in self._signature.parameters.items()
