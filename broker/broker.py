@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import redis
@@ -28,6 +28,7 @@ from broker.consumer_name import ConsumerName
 from broker.dead_letters import DeadRetention
 from broker.delivery import SUSPECT_FROM, Delivery, InFlight, Lease, SuspectSlot
 from broker.errors import AwaitsDeploy, InvalidOption, MessageTooLarge, Refused, ServerRefused
+from broker.flow_commands import FlowCommands
 from broker.inspector import Inspector
 from broker.keeper import Keeper
 from broker.limits import QueueLimit
@@ -128,6 +129,7 @@ class StreamsBroker(Broker):
         self.draining = threading.Event()
         self.suspects = SuspectSlot()
         self._producer = self.commands
+        self.flows = FlowCommands(self.client, namespace, max_priority)
         self._in_flight: dict[str, InFlight] = {}
         self._lock = threading.Lock()
         self._boots = 0
@@ -199,11 +201,35 @@ class StreamsBroker(Broker):
         if delay is not None:
             _check_int("delay", delay, 0)
             messages = [m.copy(options={"eta": current_millis() + delay}) for m in messages]
+        return self._emitting(messages, delay, lambda: self._write(messages, delay))
+
+    def hand_over(
+        self, messages: list[Message[Any]], write: Callable[[list[NewMessage]], None]
+    ) -> None:
+        """Let ``write`` put messages somewhere else than into their queues; a flow does.
+
+        Middleware sees them as it sees those that are enqueued. Raises as :meth:`enqueue`.
+        """
+
+        def written() -> list[Message[Any]]:
+            for queue in {message.queue_name for message in messages} - self._registered:
+                self._register(queue)
+            write([self._new(message) for message in messages])
+            return messages
+
+        self._emitting(messages, None, written)
+
+    def _emitting(
+        self,
+        messages: list[Message[Any]],
+        delay: int | None,
+        write: Callable[[], list[Message[Any]]],
+    ) -> list[Message[Any]]:
         for message in messages:
             self.emit_before("enqueue", message, delay)
         self.emit_before("send", messages, delay)
         try:
-            sent = self._write(messages, delay)
+            sent = write()
         except BaseException as error:  # Dramatiq's interrupts too: whoever began must end
             self.emit_after("send", messages, delay, exception=error)
             raise

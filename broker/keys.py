@@ -85,6 +85,20 @@ class QueueKeys:
         """A job's record is this prefix and the message id (scripts complete it)."""
         return self._key("job:")
 
+    @property
+    def flow_prefix(self) -> str:
+        """A flow's state is this prefix and its id, and keys that go on after the id."""
+        return self._key("flow:")
+
+    @property
+    def flow_deadlines(self) -> str:
+        return self._key("flows:deadlines")
+
+    @property
+    def outbox(self) -> str:
+        """Letters: what is to be done in other slots, or later."""
+        return self._key("outbox")
+
 
 def queues_key(namespace: str) -> str:
     """The registry of queue names."""

@@ -1,0 +1,193 @@
+"""One typed method a script of the flows, and the reading of their state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from broker import clients, entry
+from broker.direct import direct
+from broker.errors import translated
+from broker.keys import QueueKeys
+from broker.outbox import Letter, Place
+from broker.scripts import Argument, Client, script
+
+_STORED_PER_CALL = 500
+#: How long messages lie there for a flow whose start never comes; seconds.
+_ABANDONED_AFTER_S = 86_400
+_BRANCHES_PER_CALL = 500
+_LONGEST_BLOCK_MS = 30_000
+
+
+@dataclass(frozen=True, slots=True)
+class NewFlow:
+    """A flow on its way into its home queue, everything packed as the scripts read it."""
+
+    id: str
+    home: str
+    time_limit_ms: int
+    roots: bytes
+    hooks: bytes
+    about: bytes
+    steps: Sequence[bytes]
+    #: By number; those of one step follow each other.
+    messages: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What a message of a flow finds when it begins."""
+
+    #: Empty: the flow is forgotten.
+    state: str
+    ms_left: int | None
+    #: JSON; None for a message without a result.
+    results: list[bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class FlowFound:
+    """What is known of a flow; an empty hash for one that is not."""
+
+    fields: dict[str, bytes]
+    failed: dict[int, str]
+    #: A bit for each message, the highest of a byte first: whether its end was counted.
+    ended: bytes
+
+
+class FlowCommands:
+    """The transitions of flows. Every method raises Dramatiq's connection errors."""
+
+    def __init__(
+        self, client: Client, namespace: str, max_priority: int, *, repeat: bool = True
+    ) -> None:
+        """``repeat`` as for :class:`broker.commands.Commands`; all of these may be repeated."""
+        self._client: Any = client
+        self._scripts = direct(client, repeat=repeat)
+        self.namespace = namespace
+        self._max_priority = max_priority
+
+    def keys(self, queue: str) -> QueueKeys:
+        return QueueKeys(self.namespace, queue, self._max_priority)
+
+    def _run(self, name: str, keys: Sequence[str], *args: Argument) -> Any:
+        with translated():
+            return script(name).run(self._scripts, keys, args)
+
+    def start(self, flow: NewFlow) -> list[Letter]:
+        """Write a flow and release its first steps; a repeat changes nothing."""
+        k = self.keys(flow.home)
+        numbered = list(enumerate(flow.messages))
+        while len(numbered) > _STORED_PER_CALL:
+            self._store(f"{k.flow_prefix}{flow.id}:messages", numbered[:_STORED_PER_CALL])
+            numbered = numbered[_STORED_PER_CALL:]
+        keys = (k.flow_prefix, k.outbox, k.flow_deadlines, k.job_prefix, k.control, k.wake)
+        rows = self._run(
+            *("start_flow", (*keys, *k.ready), flow.id, flow.time_limit_ms),
+            *(flow.roots, flow.hooks, flow.about, _pack_numbered(numbered), *flow.steps),
+        )
+        return _letters(rows)
+
+    def _store(self, key: str, numbered: Sequence[tuple[int, bytes]]) -> None:
+        with translated():
+            self._client.hset(key, items=[part for row in numbered for part in row])
+            self._client.expire(key, _ABANDONED_AFTER_S)
+
+    def begin(self, place: Place, state: str, given: Sequence[tuple[int, int]]) -> Begun:
+        """Note that a message runs, unless the flow is in another ``state``; find what it is given.
+
+        ``given``: first number and count of the messages whose results it takes.
+        """
+        flow = self.keys(place.home).flow_prefix + place.flow_id
+        numbers = [number for span in given for number in span]
+        found, left, *results = self._run(
+            "begin_step", (flow, f"{flow}:results"), place.step, state, *numbers
+        )
+        return Begun(found.decode(), None if left < 0 else left, [each or None for each in results])
+
+    def advance(self, place: Place, end: bytes) -> list[Letter]:
+        """Count the end of a message, once; returns what is left to do."""
+        k = self.keys(place.home)
+        keys = (k.flow_prefix, k.outbox, k.job_prefix, k.control, k.wake, *k.ready)
+        return _letters(
+            self._run("advance_flow", keys, place.flow_id, place.step, place.number, end)
+        )
+
+    def release(self, home: str, flow_id: str, step: int) -> tuple[int, list[Letter]]:
+        """Send a part of a large step; returns how many messages are left, and letters."""
+        k = self.keys(home)
+        keys = (k.flow_prefix, k.outbox, k.job_prefix, k.control, k.wake, *k.ready)
+        left, rows = self._run("release_branches", keys, flow_id, step, _BRANCHES_PER_CALL)
+        return left, _letters(rows)
+
+    def receive(self, queue: str, parcel: bytes) -> int:
+        """Take messages into a queue; returns how many were not there yet."""
+        k = self.keys(queue)
+        keys = (k.scheduled, k.scheduled_messages, k.job_prefix, k.control, k.wake, *k.ready)
+        return int(self._run("receive", keys, parcel))
+
+    def stop(self, home: str, flow_id: str, reason: str) -> tuple[bool, list[Letter]]:
+        """Let a flow begin nothing more; False if it has ended or ends for another reason."""
+        k = self.keys(home)
+        keys = (k.flow_prefix, k.outbox, k.flow_deadlines)
+        stopped, rows = self._run("stop_flow", keys, flow_id, reason)
+        return bool(stopped), _letters(rows)
+
+    def letters(self, queue: str, limit: int) -> tuple[int, list[Letter]]:
+        """The server's time, unix ms, and the oldest letters of an outbox."""
+        with translated():
+            seconds, micros = self._client.time()
+            entries = self._client.xrange(self.keys(queue).outbox, count=limit)
+        names = (b"kind", b"to", b"body")
+        rows = [[id, *(fields[name] for name in names)] for id, fields in entries]
+        return seconds * 1000 + micros // 1000, _letters(rows)
+
+    def forget(self, queue: str, letters: Sequence[Letter]) -> None:
+        """Drop letters that are done."""
+        with translated():
+            self._client.xdel(self.keys(queue).outbox, *(letter.id for letter in letters))
+
+    def deadlines(self, queue: str, limit: int) -> list[tuple[str, int]]:
+        """The flows whose time is over first, with when, unix ms."""
+        with translated():
+            rows = self._client.zrange(
+                self.keys(queue).flow_deadlines, 0, limit - 1, withscores=True
+            )
+        return [(id.decode(), int(due)) for id, due in rows]
+
+    def find(self, home: str, flow_id: str) -> FlowFound:
+        """Everything but messages and results."""
+        flow = self.keys(home).flow_prefix + flow_id
+        with translated():
+            fields = self._client.hgetall(flow)
+            failed = self._client.hgetall(f"{flow}:failed") if fields else {}
+            ended = self._client.get(f"{flow}:ended") if fields else None
+        return FlowFound(
+            {name.decode(): value for name, value in fields.items()},
+            {int(number): error.decode("utf-8", "replace") for number, error in failed.items()},
+            ended or b"",
+        )
+
+    def results(self, home: str, flow_id: str, first: int, count: int) -> list[bytes | None]:
+        """The results of some messages, JSON; None for none."""
+        key = f"{self.keys(home).flow_prefix}{flow_id}:results"
+        with translated():
+            return list(self._client.hmget(key, range(first, first + count)))
+
+    def wait(self, home: str, flow_id: str, timeout_ms: int) -> None:
+        """Block until the flow has ended, or so long."""
+        key = f"{self.keys(home).flow_prefix}{flow_id}:over"
+        block_ms = min(timeout_ms, _LONGEST_BLOCK_MS)
+        with translated():
+            client = clients.derive(self._client, socket_timeout=block_ms / 1000 + 5)
+            with client:
+                client.xread({key: "0"}, block=block_ms)
+
+
+def _letters(rows: Sequence[list[bytes]]) -> list[Letter]:
+    return [Letter.read(row) for row in rows]
+
+
+def _pack_numbered(numbered: Sequence[tuple[int, bytes]]) -> bytes:
+    return entry.pack_array([part for row in numbered for part in row])

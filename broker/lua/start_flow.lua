@@ -1,0 +1,62 @@
+#!lua
+-- start_flow: write a flow's state into its home queue and release its first steps.
+-- KEYS[1] flow prefix prefix of the flows, completed with the id
+-- KEYS[2] outbox      STREAM  letters: what is to be done in other slots, or later
+-- KEYS[3] deadlines   ZSET    flow id -> when its time is over, unix ms
+-- KEYS[4] job prefix  prefix of the records, completed with the message id
+-- KEYS[5] control     HASH    present when the queue is paused or limited
+-- KEYS[6] wake        STREAM
+-- KEYS[7..] ready     STREAM  one a level, lowest first
+-- ARGV[1] id          str
+-- ARGV[2] limit       int     ms for the whole flow; 0 for none
+-- ARGV[3] roots       msgpack [number of a step that waits for none, ...]
+-- ARGV[4] hooks       msgpack {success: [number, ...], failure: [...], finish: [...]}
+-- ARGV[5] about       msgpack [field, value, ...] of the flow's hash
+-- ARGV[6] messages    msgpack [number, message, ...] of those that are not there yet
+-- ARGV[7..] step      msgpack {kind, name, first, size, next, needs, policy, undo}
+-- Returns the letters written, each {id, kind, to, body}; none when the flow is there already
+-- Errors  BADARG a root without a definition; nothing written
+-- Cost    O(steps + messages)
+--@include clock
+--@include wake
+--@include outbox
+--@include make_ready
+--@include flow
+local flow, limit = ARGV[1], tonumber(ARGV[2])
+local keys = {
+  flow_prefix = KEYS[1], outbox = KEYS[2], job_prefix = KEYS[4], letters = {}, added = 0,
+  ready = function(level) return KEYS[7 + math.min(level, #KEYS - 7)] end,
+}
+local key, roots, steps, counted = part(keys, flow, ""), cmsgpack.unpack(ARGV[3]), #ARGV - 6, 0
+for _, root in ipairs(roots) do
+  if not ARGV[7 + root - 1] then
+    return redis.error_reply("BADARG root " .. tostring(root))
+  end
+end
+if redis.call("HEXISTS", key, "state") == 1 then
+  return keys.letters
+end
+local now = now_ms()
+for number = 1, steps do
+  if cmsgpack.unpack(ARGV[7 + number - 1]).kind == "step" then
+    counted = counted + 1
+  end
+  redis.call("HSET", key, tostring(number), ARGV[7 + number - 1])
+end
+redis.call("HSET", key, "hooks", ARGV[4], unpack(cmsgpack.unpack(ARGV[5])))
+local started = string.format("%d", now)
+redis.call("HSET", key, "state", "running", "started", started, "open", 0, "left", counted, "steps", counted)
+if limit > 0 then
+  redis.call("HSET", key, "deadline", string.format("%d", now + limit))
+  redis.call("ZADD", KEYS[3], now + limit, flow)
+end
+local messages, stored = cmsgpack.unpack(ARGV[6]), part(keys, flow, ":messages")
+for i = 1, #messages, 2 do
+  redis.call("HSET", stored, messages[i], messages[i + 1])
+end
+redis.call("PERSIST", stored)
+for _, root in ipairs(roots) do
+  release(keys, flow, root)
+end
+signal_if_gated(KEYS[5], KEYS[6], keys.added)
+return keys.letters

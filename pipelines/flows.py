@@ -1,0 +1,156 @@
+"""Start flows, look at them, wait for them, stop them and take them up again."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+from uuid import uuid4
+
+import dramatiq
+import msgspec
+from dramatiq import Message
+from dramatiq.errors import BrokerConnectionError
+
+from broker import StreamsBroker, entry
+from broker.commands import NewMessage
+from broker.courier import deliver
+from broker.errors import HeadraceError
+from broker.flow_commands import NewFlow
+from broker.flow_step import OPTION
+from broker.outbox import Letter
+from middleware.correlation import OPTION as CORRELATION
+from middleware.correlation import current_correlation_id
+from pipelines import state
+from pipelines.flow import Flow, InvalidFlow
+from pipelines.plan import Plan, home_of
+from pipelines.state import FlowRecord
+
+_log = logging.getLogger(__name__)
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class FlowUnknown(HeadraceError, LookupError):
+    """There is no such flow, or it is forgotten."""
+
+    def __init__(self, flow_id: str) -> None:
+        super().__init__(f"flow_id: no flow {flow_id!r}")
+
+
+class FlowTimeout(HeadraceError, TimeoutError):
+    """A flow did not end in time; it goes on."""
+
+    def __init__(self, record: FlowRecord, timeout_ms: int) -> None:
+        super().__init__(f"flow {record.id!r} is {record.state} after a wait of {timeout_ms} ms")
+        self.record = record
+
+
+class Flows:
+    """The flows of a broker. Every method raises Dramatiq's connection errors."""
+
+    def __init__(self, broker: StreamsBroker) -> None:
+        self._broker = broker
+
+    def start(self, flow: Flow) -> str:
+        """Start a flow; returned means that it will end, whoever dies. Returns its id.
+
+        Raises:
+          InvalidFlow, InvalidOption, MessageTooLarge: nothing was started.
+          BrokerConnectionError: it may or may not have been started.
+        """
+        if not flow.steps:
+            raise InvalidFlow("steps", 0, "must be at least one")
+        home = home_of(flow)
+        plan = Plan(flow, f"{home}.{uuid4().hex}")
+        commands = self._broker.flows
+        messages = list(plan.messages(commands.keys(home).flow_prefix + plan.id))
+        correlation = current_correlation_id() or plan.id
+        for message in messages:
+            message.options.setdefault(CORRELATION, correlation)
+        self._broker.hand_over(messages, lambda new: self._write(plan, home, messages, new))
+        return plan.id
+
+    def _write(
+        self, plan: Plan, home: str, messages: list[Message[Any]], new: list[NewMessage]
+    ) -> None:
+        correlation = messages[0].options[CORRELATION]
+        about = ("name", plan.flow.name, "correlation", correlation)
+        letters = self._broker.flows.start(
+            NewFlow(
+                plan.id,
+                home,
+                plan.flow.time_limit or 0,
+                roots=_pack(plan.roots),
+                hooks=_pack(plan.hooks),
+                about=_pack(about),
+                steps=[step.packed() for step in plan.steps],
+                messages=[_packed(home, *row) for row in zip(messages, new, strict=True)],
+            )
+        )
+        self._deliver(home, letters)
+
+    def _deliver(self, home: str, letters: list[Letter]) -> None:
+        try:
+            deliver(self._broker.flows, home, letters)
+        except BrokerConnectionError as error:
+            # They are written: whichever worker looks at the queue next delivers them.
+            _log.warning("Letters of queue %r are left to the workers: %s", home, error)
+
+    def get(self, flow_id: str) -> FlowRecord | None:
+        """The flow's record; None if there is none, or none any more."""
+        return state.read(flow_id, self._broker.flows.find(_home(flow_id), flow_id))
+
+    def results(self, flow_id: str, step: str) -> list[Any]:
+        """What the messages of a step returned, in their order; None for those that have not.
+
+        Raises:
+          FlowUnknown: there is no such flow.
+          KeyError: it has no such step.
+        """
+        found = self._known(flow_id).step(step)
+        results = self._broker.flows.results(_home(flow_id), flow_id, found.first, found.size)
+        return [None if each is None else entry.load_json(each) for each in results]
+
+    def wait(self, flow_id: str, timeout: int = 60_000) -> FlowRecord:
+        """Wait up to ``timeout`` ms for the flow to end; returns its record then.
+
+        It blocks on the server and asks nothing meanwhile.
+
+        Raises:
+          FlowTimeout: it has not ended.
+          FlowUnknown: there is no such flow.
+        """
+        deadline = time.monotonic() + timeout / 1000
+        record = self._known(flow_id)
+        while not record.final:
+            left_ms = int((deadline - time.monotonic()) * 1000)
+            if left_ms <= 0:
+                raise FlowTimeout(record, timeout)
+            self._broker.flows.wait(_home(flow_id), flow_id, left_ms)
+            record = self._known(flow_id)
+        return record
+
+    def _known(self, flow_id: str) -> FlowRecord:
+        record = self.get(flow_id)
+        if record is None:
+            raise FlowUnknown(flow_id)
+        return record
+
+
+def start(flow: Flow) -> str:
+    """Start a flow on the application's broker; see :meth:`Flows.start`."""
+    broker = dramatiq.get_broker()
+    if not isinstance(broker, StreamsBroker):
+        raise TypeError(f"flows need a StreamsBroker, not a {type(broker).__name__}")
+    return Flows(broker).start(flow)
+
+
+def _home(flow_id: str) -> str:
+    return flow_id.rpartition(".")[0]
+
+
+def _packed(home: str, message: Message[Any], new: NewMessage) -> bytes:
+    """As ``make_ready.lua`` reads it."""
+    place, delay = message.options[OPTION]["at"], message.options.get("delay") or 0
+    queue = "" if message.queue_name == home else message.queue_name
+    return entry.pack_array((place, queue, new.message_id, new.level, delay, True, new.fields))
