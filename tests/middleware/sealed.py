@@ -25,13 +25,13 @@ OTHER_KEY: Final = Key("k2", bytes(range(1, 33)))
 RING: Final = KeyRing([KEY], KEY.id)
 
 
-def leaks(client: redis.Redis, namespace: str) -> list[bytes]:
+def leaks(client: redis.Redis, namespace: str, secret: str = SECRET) -> list[bytes]:
     """The keys of a namespace in whose name or value the secret shows."""
-    secret = SECRET.encode()
+    wanted = secret.encode()
     return [
         key
         for key in client.scan_iter(f"*{namespace}*", count=1000)
-        if secret in key or secret in repr(_value(client, key)).encode()
+        if wanted in key or wanted in repr(_value(client, key)).encode()
     ]
 
 
