@@ -74,6 +74,7 @@ TITLES: Final = {
     "56": "an orphan behind 10,000 healthy jobs",
     "57": "10,000 consumers come and go",
     "58": "one entry in 15 survives",
+    "59": "holder of a limiter's slot killed",
 }
 BEGIN: Final = "<!-- make faults writes from here -->"
 END: Final = "<!-- to here -->"

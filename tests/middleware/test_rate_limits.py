@@ -14,10 +14,8 @@ from dramatiq.results import Results
 from dramatiq.results.backends import StubBackend
 
 from broker import InvalidActorOption, InvalidOption, Rate, RateLimited, StreamsBroker
-from tests.applications import Effects, application
 from tests.conftest import StartWorker
 from tests.contract.recording import Seen
-from tests.processes import Launcher
 from tests.waiting import PATIENCE_S, eventually, wait_for
 
 TIMEOUT_MS = int(PATIENCE_S * 1000)
@@ -260,54 +258,6 @@ def test_a_slot_is_renewed_while_its_job_runs(
     assert seen.nothing_more(1.5)
     go_on.set()
     assert seen.next() == 1
-
-
-@pytest.mark.faults
-def test_a_killed_holder_frees_its_slot_within_the_lease_and_others_run_meanwhile(
-    broker: StreamsBroker, namespace: str, launch: Launcher, start_worker: StartWorker
-) -> None:
-    url = "redis://{host}:{port}".format(**broker.client.connection_pool.connection_kwargs)
-    effects = Effects(url, namespace)
-    body = """
-        from broker import Rate
-        from middleware.rate_limits import RateLimits
-
-        broker.add_middleware(RateLimits())
-
-        @dramatiq.actor(queue_name="work", concurrency_key="host", concurrency=1)
-        def exclusive(label):
-            note("exclusive", label)
-            if label == "first" and first_time("first"):
-                wait_for_permission("never")
-
-        @dramatiq.actor(queue_name="work")
-        def free(label):
-            note("free", label)
-        """
-    source = application(
-        "streams", url, namespace, body, heartbeat_timeout=1_500, concurrency={"work": 1}
-    )
-    holder = launch(source, threads=1)
-    holder.wait_until_ready()
-
-    def message(actor: str, label: str) -> dramatiq.Message[Any]:
-        return dramatiq.Message(QUEUE, actor, (label,), {}, {})
-
-    broker.enqueue(message("exclusive", "first"))
-    effects.next("exclusive", label="first")
-    other = launch(source, threads=1)
-    other.wait_until_ready()
-    broker.enqueue(message("exclusive", "second"))
-    eventually(lambda: broker.inspector.queue(QUEUE).scheduled, lambda n: n == 1, what="parking")
-    broker.enqueue(message("free", "due meanwhile"), delay=200)
-    holder.kill_everything()
-    killed_s = time.monotonic()
-    assert effects.next("free").at_s - killed_s < 1.4
-    labels = [effect.label for effect in effects.take(2, "exclusive")]
-    assert sorted(labels) == ["first", "second"]  # nor is the job of the dead holder lost
-    assert time.monotonic() - killed_s < 4
-    broker.join(QUEUE, timeout=TIMEOUT_MS)
-    effects.close()
 
 
 # -- RateLimited
