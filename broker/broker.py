@@ -34,6 +34,9 @@ from broker.keeper import Keeper
 from broker.limits import QueueLimit
 from broker.outcome import Abandon, Bury, Done, Outcome, Parked, Release, Retry
 from broker.redaction import hide_sealed, without_texts
+from broker.schedule import Fired
+from broker.schedule_commands import ScheduleCommands
+from broker.schedules import Schedules
 from broker.settler import Settler
 from broker.signals import Signals
 
@@ -125,7 +128,10 @@ class StreamsBroker(Broker):
         self.max_message_bytes = max_message_bytes
         self.unknown_actor_grace = unknown_actor_grace
         self.commands = Commands(self.client, namespace, max_priority)
-        self.inspector = Inspector(self.commands, namespace)
+        self.schedule_commands = ScheduleCommands(self.client, self.commands.keys)
+        self.inspector = Inspector(
+            self.commands, namespace, Schedules(self, self.schedule_commands)
+        )
         self.draining = threading.Event()
         self.suspects = SuspectSlot()
         self._producer = self.commands
@@ -252,6 +258,24 @@ class StreamsBroker(Broker):
             m if m.message_id == id else dataclasses.replace(m, message_id=id)
             for m, id in zip(messages, known, strict=True)
         ]
+
+    def fire(self, message: Message[Any], enqueue: Callable[[str, NewMessage], Fired]) -> Fired:
+        """Enqueue the message of a schedule's fire by a command that makes each fire once.
+
+        Raises as :meth:`enqueue`.
+        """
+        made: list[Fired] = []
+
+        def written() -> list[Message[Any]]:
+            made.append(enqueue(secrets.token_urlsafe(6), self._new(message)))
+            return [message] if made[0] is Fired.FIRED else []
+
+        self._emitting([message], None, written)
+        return made[0]
+
+    def check(self, message: Message[Any]) -> None:
+        """Raise what :meth:`enqueue` would raise for the message itself; nothing is sent."""
+        self._new(message)
 
     def _register(self, queue: str) -> None:
         try:

@@ -65,6 +65,10 @@ class RateLimited(HeadraceError, RateLimitExceeded):
         self.key = key
 
 
+class UnknownSchedule(_FieldError, LookupError):
+    """There is no schedule of this name."""
+
+
 class MessageTooLarge(HeadraceError, ValueError):
     """The encoded message is over the limit; nothing was enqueued. Sizes are bytes."""
 

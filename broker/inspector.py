@@ -11,6 +11,7 @@ from broker.direct import pipeline
 from broker.errors import translated
 from broker.keys import GROUP, RELEASED, queues_key
 from broker.limits import QueueLimit
+from broker.schedules import Schedules
 from broker.server import ServerMemory
 
 _BATCH = 200
@@ -20,9 +21,11 @@ _TRIMMED_PER_CALL = 10_000
 class Inspector(DeadLetters):
     """Queries and operator actions over a namespace."""
 
-    def __init__(self, commands: Commands, namespace: str) -> None:
+    def __init__(self, commands: Commands, namespace: str, schedules: Schedules) -> None:
         super().__init__(commands)
         self._namespace = namespace
+        #: What fires by the clock: list, add, remove, pause, resume, run now.
+        self.schedules = schedules
 
     def queues(self) -> list[str]:
         """The names of all queues that were ever used, sorted."""

@@ -81,6 +81,14 @@ class QueueKeys:
         return self._key("tally")
 
     @property
+    def schedules(self) -> str:
+        return self._key("schedules")
+
+    @property
+    def schedules_state(self) -> str:
+        return self._key("schedules:state")
+
+    @property
     def job_prefix(self) -> str:
         """A job's record is this prefix and the message id (scripts complete it)."""
         return self._key("job:")

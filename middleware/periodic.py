@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import pendulum
+import periodiq
+from dramatiq.actor import Actor
+from dramatiq.broker import Broker
+from dramatiq.middleware import Middleware, MiddlewareError
 
-from broker.schedule import Misfire, Overlap, Timing
+from broker import StreamsBroker
+from broker.errors import InvalidOption
+from broker.schedule import Misfire, Overlap, Schedule, Timing
+from middleware.scheduler import Scheduler
 
 
 def cron(
@@ -35,6 +43,94 @@ def cron(
             overlap=overlap,
         )
     )
+
+
+class InvalidPeriodic(InvalidOption, MiddlewareError):
+    """An actor's ``periodic`` can't be used; the actor was not declared."""
+
+
+class Periodic(Middleware):
+    """Lets actors be declared with ``periodic=…``; it takes the place of periodiq's middleware.
+
+    periodiq's command line is the clock: it imports the actors, lists them and wakes up. What
+    is due then is fired by a :class:`middleware.scheduler.Scheduler`, so that any number of
+    them may run. A fire that waited in the queue runs, however late it is.
+
+    Works on a StreamsBroker only; elsewhere periodiq does what it always did.
+    """
+
+    def __init__(self) -> None:
+        self._specs: dict[str, CronTimes] = {}
+        self._clock: _Clock | None = None
+
+    @property
+    def actor_options(self) -> set[str]:
+        return {"periodic"}
+
+    def before_declare_actor(self, broker: Broker, actor: Actor[Any, Any]) -> None:
+        if "periodic" not in actor.options or not isinstance(broker, StreamsBroker):
+            return
+        spec = _own(actor.options["periodic"])
+        self._specs[actor.actor_name] = spec
+        if self._clock is None:
+            self._clock = _Clock(broker, self._specs)
+        actor.options["periodic"] = _Hand(self._clock, spec)
+
+
+class _Clock:
+    """One scheduler behind what periodiq holds of each actor."""
+
+    def __init__(self, broker: StreamsBroker, specs: dict[str, CronTimes]) -> None:
+        self._broker = broker
+        self._specs = specs
+        self._scheduler: Scheduler | None = None
+        self._next = 0.0
+
+    def tick(self) -> None:
+        """Fire what is due, when it is time: periodiq asks once an actor."""
+        if time.monotonic() < self._next:
+            return
+        if self._scheduler is None:  # not before all actors are declared
+            self._scheduler = Scheduler(self._broker, map(self._schedule, self._specs))
+        self._next = time.monotonic() + self._scheduler.tick() / 1000
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds until it is time again; more than none, or periodiq calls itself."""
+        return max(0.001, self._next - time.monotonic())
+
+    def _schedule(self, name: str) -> Schedule:
+        timing, actor = self._specs[name].timing, self._broker.actors[name]
+        return Schedule(
+            name=name,
+            queue=actor.queue_name,
+            actor=name,
+            cron=timing.cron,
+            timezone=timing.timezone,
+            misfire=timing.misfire,
+            misfire_limit=timing.misfire_limit,
+            overlap=timing.overlap,
+        )
+
+
+class _Hand:
+    """What periodiq's scheduler asks of an actor's spec, in its own words."""
+
+    def __init__(self, clock: _Clock, spec: CronTimes) -> None:
+        self._clock = clock
+        self._spec = spec
+
+    def __str__(self) -> str:
+        return str(self._spec)
+
+    def validate(self, now: datetime) -> bool:
+        """Whether periodiq is to send the actor: never, since what is due is fired here."""
+        self._clock.tick()
+        return False
+
+    def next_valid_date(self, now: datetime) -> pendulum.DateTime:
+        """When periodiq is to wake up next."""
+        return pendulum.now().add(seconds=self._clock.wait_s)
 
 
 class CronTimes:
@@ -75,3 +171,25 @@ class CronTimes:
 
 def _unix_ms(date: datetime) -> int:
     return round(date.astimezone(UTC).timestamp() * 1000)
+
+
+def _own(spec: object) -> CronTimes:
+    if isinstance(spec, CronTimes):
+        return spec
+    if isinstance(spec, periodiq.CronSpec):
+        # As periodiq has it: the times are those of the machine's zone.
+        try:
+            return cron(_expression(spec), timezone=str(pendulum.now().timezone_name))
+        except InvalidOption as error:
+            raise InvalidPeriodic(f"periodic.{error.field}", error.value, error.rule) from None
+    raise InvalidPeriodic("periodic", spec, "must be what cron() returns")
+
+
+def _expression(spec: periodiq.CronSpec) -> str:
+    if spec.parsed_from is not None:
+        return str(spec.parsed_from)
+    ranges = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
+    return " ".join(
+        "*" if values == list(range(least, most + 1)) else ",".join(map(str, values))
+        for values, (least, most) in zip(spec.astuple(), ranges, strict=True)
+    )

@@ -22,6 +22,7 @@ from broker.settings import Settings
 from middleware.correlation import Correlation
 from middleware.encryption import Encryption
 from middleware.logs import Logs
+from middleware.periodic import Periodic
 from middleware.rate_limits import RateLimits
 from middleware.validation import Validation
 
@@ -34,6 +35,7 @@ def stack(settings: Settings) -> list[Middleware]:
         # Bodies are sealed after all hooks have seen them in clear, and opened before.
         *([] if encryption is None else [encryption]),
         Correlation(),  # early: everything later logs the id, and what it sends inherits it
+        Periodic(),  # not about messages: its place is free
         CurrentMessage(),  # above all that may ask for the message; it is forgotten last but one
         Logs(settings.logging),  # above all that decides how a job ends; it writes that down
         AgeLimit(),  # before anything is spent on a message that is too old

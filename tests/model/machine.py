@@ -18,11 +18,10 @@ from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from broker import entry
+from broker import StreamsBroker, entry
 from broker.commands import BEGINNING, Commands, Handed, NewMessage, Position, Redriven, Settlement
 from broker.delivery import Lease
 from broker.entry import Fields
-from broker.inspector import Inspector
 from broker.keys import GROUP
 from broker.limits import QueueLimit
 from broker.outcome import Bury, Done, Outcome, Release, Retry
@@ -96,7 +95,10 @@ class QueueMachine(RuleBasedStateMachine):
         super().__init__()
         self.namespace = f"model-{uuid4().hex}"
         self.commands = Commands(self.client, self.namespace, LEVELS - 1)
-        self.inspector = Inspector(self.commands, self.namespace)
+        broker = StreamsBroker(
+            client=self.client, namespace=self.namespace, max_priority=LEVELS - 1
+        )
+        self.inspector = broker.inspector
         self.keys = self.commands.keys(QUEUE)
         self.model = Model(MAX_DELIVERIES)
         self.made = 0

@@ -1,0 +1,186 @@
+"""Schedules as operators and applications see them: list, add, remove, pause, resume, run now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import msgspec
+from dramatiq.message import Message
+
+from broker.errors import InvalidOption, UnknownSchedule
+from broker.schedule import Misfire, Overlap, Schedule, ScheduleInfo
+from broker.schedule_commands import Kept, ScheduleCommands
+
+if TYPE_CHECKING:
+    from broker.broker import StreamsBroker
+
+_encode = msgspec.json.Encoder(order="sorted").encode
+_decode = msgspec.json.Decoder(Schedule).decode
+
+
+class Schedules:
+    """The schedules of a namespace, those that code declares and those added at run time.
+
+    A name stands for one schedule of the namespace. Schedulers see changes within five seconds.
+    """
+
+    def __init__(self, broker: StreamsBroker, commands: ScheduleCommands) -> None:
+        self._broker = broker
+        self._commands = commands
+
+    def list(self) -> list[ScheduleInfo]:
+        """Every schedule, by name."""
+        found = [info for queue in self._queues() for info in self._of(queue)]
+        return sorted(found, key=lambda info: (info.schedule.name, info.schedule.queue))
+
+    def get(self, name: str) -> ScheduleInfo:
+        """The schedule of this name.
+
+        Raises:
+          UnknownSchedule: there is none.
+        """
+        queue = self._queue(name)
+        return next(info for info in self._of(queue) if info.schedule.name == name)
+
+    def add(
+        self,
+        name: str,
+        actor: str,
+        cron: str,
+        *,
+        timezone: str = "UTC",
+        misfire: Misfire = "once",
+        misfire_limit: int = 100,
+        overlap: Overlap = "allow",
+        args: Iterable[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> Schedule:
+        """Add a schedule, or put it in the place of the one that was added by this name.
+
+        ``options`` are those of the actor's messages, as in ``broker_priority=2``. When it
+        returns the schedule is kept in Redis; schedulers that are running take it up.
+
+        Raises:
+          InvalidOption: names the field, its value and the rule. Nothing was added.
+          Whatever the actor raises for arguments that it can't take.
+        """
+        declared = self._broker.actors.get(actor)
+        if declared is None:
+            known = ", ".join(sorted(self._broker.actors))
+            raise InvalidOption("actor", actor, f"must be one of {known}")
+        message = declared.message_with_options(args=tuple(args), kwargs=kwargs or {}, **options)
+        schedule = Schedule(
+            name=name,
+            queue=message.queue_name,
+            actor=actor,
+            cron=cron,
+            timezone=timezone,
+            misfire=misfire,
+            misfire_limit=misfire_limit,
+            overlap=overlap,
+            args=message.args,
+            kwargs=message.kwargs,
+            options=message.options,
+        )
+        self._broker.check(message)
+        self._require_free(name, message.queue_name)
+        if not self.put(schedule, declared=False):
+            raise InvalidOption("name", name, "is taken by a schedule that the code declares")
+        return schedule
+
+    def _require_free(self, name: str, queue: str) -> None:
+        for info in self.list():
+            if info.schedule.name == name and info.schedule.queue != queue:
+                rule = f"is taken by a schedule of queue {info.schedule.queue!r}; remove that first"
+                raise InvalidOption("name", name, rule)
+
+    def put(self, schedule: Schedule, *, declared: bool) -> bool:
+        """Keep a schedule; False if code declares another one of its name."""
+        definition = encode(schedule)
+        times = f"{schedule.cron} {schedule.timezone}"
+        grain_ms = schedule.times.grain_ms
+        self._broker.commands.register(schedule.queue)
+        return self._commands.put(
+            schedule.queue, schedule.name, definition, times, grain_ms, declared=declared
+        )
+
+    def remove(self, name: str) -> None:
+        """Forget a schedule; jobs that it has enqueued stay.
+
+        One that code declares comes back with the next scheduler that has that code.
+
+        Raises:
+          UnknownSchedule: there is none.
+        """
+        self._commands.remove(self._queue(name), name)
+
+    def pause(self, name: str) -> bool:
+        """Fire it no more; False if it was paused already. Raises as :meth:`get`."""
+        return bool(_there(name, self._commands.pause(self._queue(name), name)))
+
+    def resume(self, name: str) -> bool:
+        """Fire it again; the times in between are not made up for. False if it was not paused.
+
+        Raises as :meth:`get`.
+        """
+        return bool(_there(name, self._commands.resume(self._queue(name), name)))
+
+    def run_now(self, name: str) -> Message[Any]:
+        """Enqueue its message at once, beside its fires: paused or not, whatever still runs.
+
+        Raises as :meth:`get`, and what ``enqueue`` raises.
+        """
+        schedule = self.get(name).schedule
+        return self._broker.enqueue(schedule.message(str(uuid4()), {}))
+
+    def _queues(self) -> Iterable[str]:
+        return sorted({*self._broker.inspector.queues(), *self._broker.queues})
+
+    def _queue(self, name: str) -> str:
+        for queue in self._queues():
+            if any(kept.name == name for kept in self._commands.look(queue)[1]):
+                return queue
+        raise UnknownSchedule("name", name, "must be that of a schedule")
+
+    def _of(self, queue: str) -> Iterable[ScheduleInfo]:
+        now_ms, rows = self._commands.look(queue)
+        return [_info(kept, now_ms) for kept in rows]
+
+
+def encode(schedule: Schedule) -> bytes:
+    """The schedule as it is kept: equal ones give equal bytes."""
+    return _encode(schedule)
+
+
+def decode(definition: bytes) -> Schedule:
+    """The inverse of :func:`encode`.
+
+    Raises:
+      msgspec.DecodeError: it is no schedule.
+    """
+    return _decode(definition)
+
+
+def _there(name: str, changed: bool | None) -> bool:
+    if changed is None:
+        raise UnknownSchedule("name", name, "must be that of a schedule")
+    return changed
+
+
+def _info(kept: Kept, now_ms: int) -> ScheduleInfo:
+    schedule = decode(kept.definition)
+    return ScheduleInfo(
+        schedule=schedule,
+        declared=kept.declared,
+        paused=kept.paused,
+        next_fire_ms=schedule.times.next_ms(max(kept.mark_ms, now_ms if kept.paused else 0)),
+        last_fire_ms=kept.fired_ms,
+        last_message_id=kept.last,
+        outcome=kept.seen or kept.noted,
+        waiting_fire_ms=kept.waiting_ms,
+        skipped=kept.skipped,
+        missed=kept.missed,
+    )
