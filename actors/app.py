@@ -9,6 +9,7 @@ from typing import Final
 
 import dramatiq
 
+from actors.notices import notice_channels
 from actors.settings import ApplicationSettings
 from broker import StreamsBroker
 from broker.settings import Settings
@@ -25,10 +26,11 @@ def build_broker(settings: Settings) -> StreamsBroker:
         _service(settings, "worker"),
         ExportSettings.load(),
     )
+    channels = notice_channels(settings.notifications, application.smtp)
     return StreamsBroker(
         url=settings.redis_url,
         namespace=settings.queue_prefix,
-        middleware=[*telemetry.above, *stack(settings), *telemetry.below],
+        middleware=[*telemetry.above, *stack(settings, channels), *telemetry.below],
         concurrency=settings.concurrency,
         limits=settings.limits,
         dead_letters=settings.dead_letters,

@@ -45,8 +45,7 @@ def send_mail(settings: SmtpSettings, content: EmailContent, message_id: str) ->
     """
     mail = compose(settings, content, message_id)
     try:
-        with _connected(settings) as server:
-            server.send_message(mail)
+        deliver(settings, mail)
     except smtplib.SMTPRecipientsRefused as error:
         code, text = next(iter(error.recipients.values()))
         if code in _PERMANENT_CODES:
@@ -61,6 +60,16 @@ def send_mail(settings: SmtpSettings, content: EmailContent, message_id: str) ->
     except smtplib.SMTPNotSupportedError as error:
         # A login, STARTTLS or an international address that this server doesn't know.
         raise PermanentJobError(f"the mail server can't do it: {error}") from error
+
+
+def deliver(settings: SmtpSettings, mail: EmailMessage) -> None:
+    """Hand a mail to the server; returns once it has accepted it for every recipient or some.
+
+    Raises:
+      OSError, SMTPException: it has not.
+    """
+    with _connected(settings) as server:
+        server.send_message(mail)
 
 
 @contextmanager

@@ -284,7 +284,10 @@ class StreamsBroker(Broker):
             if not isinstance(self.client, redis.RedisCluster):
                 raise
             # The names are on another node than the queue; its workers note it again.
-            self.logger.warning("Queue %r could not be noted, sending anyway: %s", queue, error)
+            self.logger.warning(
+                *("Queue %r could not be noted, sending anyway: %s", queue, error),
+                extra={"queueName": queue},
+            )
         self._registered.add(queue)
 
     def _new(self, message: Message[Any]) -> NewMessage:

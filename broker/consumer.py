@@ -184,6 +184,7 @@ class StreamsConsumer(Consumer):
             self.queue_name,
             reason,
             error,
+            extra={"queueName": self.queue_name, "jobId": message_id.decode("utf-8", "replace")},
         )
         id, actor = (
             text.decode("utf-8", "replace") for text in (message_id, handed.field(b"actor"))

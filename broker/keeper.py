@@ -93,9 +93,16 @@ class Keeper:
         try:
             step(queue, *args)
         except BrokerConnectionError as error:
-            self._logger.warning("Keeping queue %r failed, trying again: %s", queue, error)
+            self._logger.warning(
+                "Keeping queue %r failed, trying again: %s",
+                queue,
+                error,
+                extra={"queueName": queue},
+            )
         except Exception:
-            self._logger.exception("Keeping queue %r failed, trying again.", queue)
+            self._logger.exception(
+                "Keeping queue %r failed, trying again.", queue, extra={"queueName": queue}
+            )
 
     def look_after(self, queue: str) -> None:
         """All but the renewals, for one queue."""
@@ -116,7 +123,8 @@ class Keeper:
             # Most of what is lost has been settled in between.
             for lease in set(lost).intersection(held.leases()) if lost else ():
                 self._logger.warning(
-                    "Lost the lease of entry %r on queue %r.", lease.entry_id.decode(), queue
+                    *("Lost the lease of entry %r on queue %r.", lease.entry_id.decode(), queue),
+                    extra={"queueName": queue},
                 )
 
     def _renew_slots(self, queue: str, held: InFlight) -> None:
@@ -126,7 +134,12 @@ class Keeper:
             lost = self._commands.renew_slots(queue, batch, self._lease_ms)
             # Most of what is lost has been given back in between.
             for slot in set(lost).intersection(held.slots()) if lost else ():
-                self._logger.warning("Lost a slot of key %r on queue %r.", slot.key, queue)
+                self._logger.warning(
+                    "Lost a slot of key %r on queue %r.",
+                    slot.key,
+                    queue,
+                    extra={"queueName": queue},
+                )
 
     def _reclaim(self, queue: str) -> None:
         position: Position | None = self._positions.pop(queue, BEGINNING)
@@ -143,6 +156,7 @@ class Keeper:
                     queue,
                     done.released,
                     done.buried,
+                    extra={"queueName": queue},
                 )
         if position is not None:
             self._positions[queue] = position

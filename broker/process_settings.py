@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
 from broker.configuration import HIDDEN, Secret, Variable, build, from_environment, merge
 from broker.errors import SettingsError
@@ -18,6 +19,15 @@ class LoggingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     level: Literal["debug", "info", "warn", "error"] = "info"
     #: json: a line an event, for machines. console: for people. auto: console on a terminal.
     format: Literal["auto", "json", "console"] = "auto"
+
+
+class RecyclingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When a worker process makes way for a new one; None: never."""
+
+    #: Jobs that it ran.
+    max_jobs: Annotated[int, Meta(ge=1)] | None = None
+    #: Bytes of memory that it holds (resident set).
+    max_memory: Annotated[int, Meta(ge=1_000_000)] | None = None
 
 
 class EncryptionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -19,7 +19,8 @@ from broker.configuration import HIDDEN, build, merge, read_toml, value_of
 from broker.dead_letters import DeadRetention
 from broker.errors import SettingsError
 from broker.limits import QueueLimit
-from broker.process_settings import EncryptionSettings, LoggingSettings
+from broker.notification_settings import NotificationSettings
+from broker.process_settings import EncryptionSettings, LoggingSettings, RecyclingSettings
 
 Environment: TypeAlias = Literal["development", "production"]
 AtLeastOne: TypeAlias = Annotated[int, Meta(ge=1)]
@@ -111,6 +112,8 @@ class _EnvironmentTables(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     queues: dict[str, dict[str, Any]] = {}
     encryption: dict[str, Any] = {}
     logging: dict[str, Any] = {}
+    notifications: dict[str, Any] = {}
+    recycling: dict[str, Any] = {}
     telemetry: dict[str, Any] = {}
 
 
@@ -122,6 +125,8 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     production: _EnvironmentTables = _EnvironmentTables()
     encryption: dict[str, Any] = {}
     logging: dict[str, Any] = {}
+    notifications: dict[str, Any] = {}
+    recycling: dict[str, Any] = {}
     #: Whoever owns these two validates them.
     telemetry: dict[str, Any] = {}
     application: dict[str, Any] = {}
@@ -143,6 +148,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     max_message_bytes: int
     encryption: EncryptionSettings
     logging: LoggingSettings
+    notifications: NotificationSettings
+    recycling: RecyclingSettings
     #: The ``[telemetry]`` tables over one another, not validated here.
     telemetry: dict[str, Any]
     #: The file's ``[application]`` table, not validated here.
@@ -171,6 +178,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             max_message_bytes=_last_set([file.max_message_bytes for file, _ in layers]),
             encryption=EncryptionSettings.load(environ, _process_table("encryption", layers, env)),
             logging=build(LoggingSettings, _process_table("logging", layers, env), at="logging"),
+            notifications=NotificationSettings.load(
+                environ, _process_table("notifications", layers, env)
+            ),
+            recycling=build(
+                RecyclingSettings, _process_table("recycling", layers, env), at="recycling"
+            ),
             telemetry=_process_table("telemetry", layers, env),
             application=layers[-1][0].application,
         )

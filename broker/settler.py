@@ -126,7 +126,13 @@ class Settler:
             replies = self._commands.settle(queue, batch)
         except BrokerConnectionError as error:
             self._logger.warning(
-                "Settling %d deliveries of %r failed, trying again: %s", len(batch), queue, error
+                *(
+                    "Settling %d deliveries of %r failed, trying again: %s",
+                    len(batch),
+                    queue,
+                    error,
+                ),
+                extra={"queueName": queue},
             )
             pause = _FIRST_PAUSE if held is None else min(held.pause * 2, _LONGEST_PAUSE)
             self._hold(queue, _Held(batch, pause, time.monotonic() + pause))
@@ -136,6 +142,7 @@ class Settler:
                 "Settling %d deliveries of %r failed; they will be delivered again.",
                 len(batch),
                 queue,
+                extra={"queueName": queue},
             )
         else:
             self._report(queue, batch, replies, repeated=held is not None)
@@ -159,6 +166,7 @@ class Settler:
                     "or the server has lost its data.",
                     settlement.message_id,
                     queue,
+                    extra={"queueName": queue, "jobId": settlement.message_id},
                 )
             # After a lost reply the entry is gone because the first try settled it.
             elif reply is not Settled.OK and not repeated:
@@ -167,4 +175,5 @@ class Settler:
                     settlement.message_id,
                     queue,
                     reply.name.lower(),
+                    extra={"queueName": queue, "jobId": settlement.message_id},
                 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from dramatiq.broker import MessageProxy
 from opentelemetry import trace
 
 from middleware.correlation import current_correlation_id
+from middleware.queue_errors import is_queue_error, queue_of
 from middleware.redaction import NO_JOB, Redaction, running
 
 #: A record's attributes (``extra=``) that may get into a line's ``data``; all others stay out.
@@ -30,9 +30,6 @@ TEXT: Final = "log"
 
 _MOST_CHARACTERS = 2_000
 _LEVELS = ((logging.ERROR, "error"), (logging.WARNING, "warn"), (logging.INFO, "info"))
-_CONSUMER = re.compile(r"dramatiq\.worker\.ConsumerThread\((?P<queue>.*)\)")
-_QUEUE_LOGGERS = ("broker.", "dramatiq.broker.", "dramatiq.worker.ConsumerThread")
-_QUEUE_LOGGER = "dramatiq.worker.Worker"  # and not WorkerThread, whose errors are jobs'
 
 _encode = msgspec.json.Encoder().encode
 
@@ -131,22 +128,19 @@ def _foreign(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
     traceback = record.exc_text if error is None else redaction.traceback(error)
     known = record.__dict__
     data: dict[str, Any] = {}
-    data |= {name: _bounded(known[name]) for name in ("queueName", "jobId") if name in known}
+    if "jobId" in known:
+        data["jobId"] = _bounded(known["jobId"])
     if job is not None:
         data = {"queueName": job.message.queue_name, "jobId": _bounded(job.message.message_id)}
-    if record.levelno >= logging.WARNING and _is_of_the_queue(record.name):
-        if (consumer := _CONSUMER.fullmatch(record.name)) is not None:
-            data["queueName"] = consumer["queue"]
+    if (queue := queue_of(record)) is not None:
+        data["queueName"] = queue
+    if is_queue_error(record):
         data["error"] = text if traceback is None else f"{text}\n{traceback}"
         return "queue_error", data
     data |= {"message": text, "logger": record.name}
     if traceback is not None:
         data["error"] = traceback
     return TEXT, data
-
-
-def _is_of_the_queue(logger: str) -> bool:
-    return logger.startswith(_QUEUE_LOGGERS) or logger == _QUEUE_LOGGER
 
 
 def _job_in(args: object) -> Redaction | None:

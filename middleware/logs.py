@@ -20,7 +20,7 @@ from dramatiq.errors import RateLimitExceeded, Retry
 from dramatiq.middleware import Middleware, Shutdown
 
 from broker.delivery import Delivery
-from broker.outcome import Bury
+from broker.outcome import Bury, Park, Parked
 from broker.outcome import Retry as RetryOutcome
 from broker.process_settings import LoggingSettings
 from middleware.correlation import OPTION
@@ -99,7 +99,10 @@ class Logs(Middleware):
         running.set(None)
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
-        _write(logging.INFO, "job_skipped", message, actor=message.actor_name)
+        outcome = message.outcome if isinstance(message, Delivery) else None
+        data = {"delay": outcome.delay_ms} if isinstance(outcome, Park) else {}
+        event = "job_parked" if isinstance(outcome, Park | Parked) else "job_skipped"
+        _write(logging.INFO, event, message, actor=message.actor_name, **data)
         running.set(None)
 
     def after_nack(self, broker: Broker, message: MessageProxy) -> None:

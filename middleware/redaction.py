@@ -12,7 +12,7 @@ from dramatiq import Broker, Message
 from dramatiq.broker import MessageProxy
 
 from broker.configuration import HIDDEN
-from broker.sealing import OPTION as ENCRYPTED_OPTION
+from broker.sealing import OPTION
 
 # Shorter values occur by chance; a job with more values than this shows no text at all.
 _LEAST_CHARACTERS = 6
@@ -27,10 +27,10 @@ def is_private(broker: Broker, message: Message[Any] | MessageProxy) -> bool:
 
     They may quote what an encrypted job was given.
     """
-    found = message.options.get(ENCRYPTED_OPTION)
+    found = message.options.get(OPTION)
     if found is None:
         actor = broker.actors.get(message.actor_name)
-        found = None if actor is None else actor.options.get(ENCRYPTED_OPTION)
+        found = None if actor is None else actor.options.get(OPTION)
     return bool(found)
 
 

@@ -6,6 +6,8 @@ first one here sees a message first and lets go of it last.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dramatiq.middleware import (
     AgeLimit,
     AsyncIO,
@@ -21,19 +23,26 @@ from dramatiq.middleware import (
 from broker.settings import Settings
 from middleware.correlation import Correlation
 from middleware.encryption import Encryption
+from middleware.failure_notices import FailureNotices
 from middleware.logs import Logs
+from middleware.notice_channels import Channel
 from middleware.periodic import Periodic
 from middleware.rate_limits import RateLimits
 from middleware.validation import Validation
 
 
-def stack(settings: Settings) -> list[Middleware]:
-    """A new list for a new broker; middleware is never shared between two."""
+def stack(settings: Settings, channels: Sequence[Channel] = ()) -> list[Middleware]:
+    """A new list for a new broker; middleware is never shared between two.
+
+    ``channels`` are the ways by which notices of failures go out.
+    """
     encryption = Encryption.from_settings(settings.encryption)
+    notices = FailureNotices(channels, interval_ms=settings.notifications.interval)
     return [
         # first: whatever another one sends in its hooks is already, and still, an encrypted job's.
         # Bodies are sealed after all hooks have seen them in clear, and opened before.
         *([] if encryption is None else [encryption]),
+        *([notices] if channels else []),  # anywhere: it listens to settlements only
         Correlation(),  # early: everything later logs the id, and what it sends inherits it
         Periodic(),  # not about messages: its place is free
         CurrentMessage(),  # above all that may ask for the message; it is forgotten last but one

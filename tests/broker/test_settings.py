@@ -179,6 +179,14 @@ def test_an_own_file_overrides_only_what_it_says(tmp_path: Path) -> None:
         ("[production]\nmonitoring = 1", "monitoring"),
         ("[defaults]\nname = 'x'", "defaults.name"),
         ("max_message_bytes = 0", "max_message_bytes"),
+        ("[notifications]\ninterval = 1", "notifications.interval"),
+        ("[notifications]\nsms = 1", "notifications.sms"),
+        ("[notifications]\nemail = { to = [] }", "notifications.email.to"),
+        ("[notifications]\nemail = { to = ['a b@c'] }", "notifications.email.to[0]"),
+        ("[notifications]\nwebhook = { url = 'ftp://x' }", "notifications.webhook.url"),
+        ("[recycling]\nmax_jobs = 0", "recycling.max_jobs"),
+        ("[recycling]\nmax_memory = 1", "recycling.max_memory"),
+        ("[recycling]\nmax_threads = 1", "recycling.max_threads"),
         ("[logging]\nlevel = 'loud'", "logging.level"),
         ("[logging]\nformat = 'json'\ncolour = true", "logging.colour"),
         ("[development.logging]\nformat = 'xml'", "logging.format"),
@@ -190,6 +198,17 @@ def test_a_bad_setting_in_a_file_is_named(tmp_path: Path, text: str, field: str)
         load(path=written(tmp_path, text))
     assert caught.value.field.endswith(field)
     assert str(caught.value).startswith(caught.value.field)
+
+
+def test_a_webhooks_address_is_never_shown(tmp_path: Path) -> None:
+    path = written(tmp_path, "[notifications]\nwebhook = { url = 'htp://hook/secret' }")
+    with pytest.raises(SettingsError) as caught:
+        load(path=path)
+    assert "secret" not in str(caught.value)
+    given = load({"NOTIFICATIONS_WEBHOOK_URL": "https://hook/secret"}).notifications
+    assert given.webhook is not None
+    assert given.webhook.url.reveal() == "https://hook/secret"
+    assert "secret" not in repr(given)
 
 
 def test_a_misspelt_setting_gets_a_suggestion(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from dramatiq.middleware.middleware import Middleware
 from opentelemetry.sdk.trace import TracerProvider
 
 from actors.app import build_broker, settings
-from broker import StreamsBroker
+from broker import RateLimited, StreamsBroker
 from broker.embedded import EmbeddedValkey
 from middleware.correlation import correlation
 from middleware.encryption import Encryption
@@ -96,9 +96,9 @@ def test_a_completed_job_is_queued_and_completed_in_the_specs_own_format(
     def log_span(span: Any) -> None:
         logging.getLogger("headrace.jobs").warning("in a span")
 
-    start_worker(broker)
     with correlation("request-1"):
         message = make.send(CANARY)
+    start_worker(broker)
     queued, started, inside, completed = lines.until("job_completed")
     for line in (queued, completed):
         typed = msgspec.convert(line, LogFormat)
@@ -121,8 +121,8 @@ def test_a_failing_job_is_retried_and_dies_line_by_line(
     def fail(label: str) -> None:
         raise ValueError(f"no good: {label}")
 
-    start_worker(broker)
     message = fail.send_with_options(args=(CANARY,), delay=10, correlation_id="request-1")
+    start_worker(broker)
     found = lines.until("job_dead")
     assert [line["event"] for line in found] == [
         *("job_scheduled", "job_started", "job_failed", "job_retrying"),
@@ -147,8 +147,8 @@ def test_a_job_that_asks_for_another_time_has_not_failed(
     def postpone() -> None:
         raise Retry(delay=60_000)
 
-    start_worker(broker)
     postpone.send()
+    start_worker(broker)
     events = [line["event"] for line in lines.until("job_retrying")]
     assert events == ["job_queued", "job_started", "job_retrying"]
 
@@ -164,10 +164,23 @@ def test_a_skipped_job_is_neither_completed_nor_failed(
     def never() -> None: ...
 
     broker.add_middleware(SkipAll())
-    start_worker(broker)
     never.send()
+    start_worker(broker)
     events = [line["event"] for line in lines.until("job_skipped")]
     assert events == ["job_queued", "job_started", "job_skipped"]
+
+
+def test_a_parked_job_is_no_skipped_one(
+    broker: StreamsBroker, lines: Lines, start_worker: StartWorker
+) -> None:
+    @dramatiq.actor(queue_name=QUEUE)
+    def busy() -> None:
+        raise RateLimited(60_000)
+
+    busy.send()
+    start_worker(broker)
+    (parked,) = [line for line in lines.until("job_parked") if "delay" in line["data"]]
+    assert parked["data"]["delay"] == 60_000
 
 
 @pytest.mark.parametrize("where", ["message", "actor"])
