@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -12,6 +14,8 @@ from broker.failures import FailureKind
 from middleware.notice import Notice
 from middleware.notice_channels import ActorChannel
 from tests.actors.conftest import application_broker as application_broker
+from tests.conftest import StartWorker
+from tests.contract.recording import Seen
 from tests.processes import ROOT
 
 
@@ -39,3 +43,39 @@ def test_failure_notifications(
     names["notify_operators"](notice)
     assert capsys.readouterr().out.startswith("[chatgenius] 2 failures\n")
     del application_broker.actors["notify_operators"]
+
+
+def _partner(answered: Seen) -> type[BaseHTTPRequestHandler]:
+    """A web service that refuses the first request of every tenant."""
+    known: set[str] = set()
+
+    class Partner(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            tenant = self.path.split("/")[1]
+            self.send_response(200 if tenant in known else 429)
+            self.send_header("Retry-After", "0")
+            self.end_headers()
+            if tenant in known:
+                answered.add(self.path)
+            known.add(tenant)
+
+        def log_message(self, *args: object) -> None:
+            """Not on the test's output."""
+
+    return Partner
+
+
+def test_rate_limits(
+    broker: StreamsBroker, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = Seen()
+    with ThreadingHTTPServer(("127.0.0.1", 0), _partner(answered)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("PARTNER_URL", f"http://127.0.0.1:{server.server_port}")
+        page: dict[str, Any] = {}
+        exec(_example("rate-limits.md"), page)  # noqa: S102 - our own page
+        for tenant, order in (("a", 1), ("a", 2), ("b", 1)):
+            page["report_order"].send(tenant, order)
+        start_worker(broker, threads=2)
+        assert sorted(answered.take(3)) == ["/a/orders/1", "/a/orders/2", "/b/orders/1"]
+        server.shutdown()
