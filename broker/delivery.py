@@ -53,6 +53,11 @@ class Delivery(MessageProxy):
         self.slot: Slot | None = None
 
     @property
+    def message(self) -> Message[Any]:
+        """The message itself, whose attributes cost nothing to read."""
+        return self._message
+
+    @property
     def ready_at_ms(self) -> int:
         """When the entry came into its stream, unix ms by the server's clock."""
         return int(self.lease.entry_id.partition(b"-")[0])

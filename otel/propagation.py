@@ -6,12 +6,13 @@ The options carry what the process's propagator writes, by default the W3C heade
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Collection, Mapping, MutableMapping
+from functools import lru_cache
 from typing import Any, Final, Literal, TypeAlias
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
-from opentelemetry.propagators.textmap import Getter
+from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 from opentelemetry.trace import Link, SpanContext
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -40,10 +41,20 @@ class _Options(Getter[Mapping[str, Any]]):
 _OPTIONS: Final = _Options()
 
 
+def carries_context(options: Mapping[str, Any]) -> bool:
+    """Whether a sender has left anything of a trace in a message's options."""
+    return bool(options) and any(name in options for name in _headers())
+
+
+def forget(options: MutableMapping[str, Any]) -> None:
+    """Take out what an earlier send has left: the message may be sent more than once."""
+    if options:
+        for name in (*_headers(), names.PREVIOUS_ATTEMPT, names.LINK_ONLY):
+            options.pop(name, None)
+
+
 def inject(options: MutableMapping[str, Any], context: Context) -> None:
-    """Make the context that of the message; what an earlier send left is forgotten."""
-    for name in (*propagate.get_global_textmap().fields, names.PREVIOUS_ATTEMPT):
-        options.pop(name, None)
+    """Make the context that of the message."""
     propagate.inject(options, context)
 
 
@@ -63,9 +74,9 @@ def remember_attempt(options: MutableMapping[str, Any], span: SpanContext) -> No
 
 def links(context: Context, options: Mapping[str, Any], relation: Relation) -> list[Link]:
     """The links of a run: to its message's creation, and to the attempt before it."""
-    found = []
     creation = trace.get_current_span(context).get_span_context()
     previous = _previous_attempt(options)
+    found = []
     # A retry has both, whatever the relation: its creation is where all attempts meet.
     if creation.is_valid and (relation != "parent" or previous is not None):
         found.append(Link(creation, _CREATION))
@@ -79,6 +90,15 @@ def parent(context: Context, relation: Relation) -> Context:
     if relation == "link":
         return trace.set_span_in_context(trace.INVALID_SPAN, context)
     return context
+
+
+def _headers() -> Collection[str]:
+    return _fields_of(propagate.get_global_textmap())
+
+
+@lru_cache(maxsize=4)
+def _fields_of(propagator: TextMapPropagator) -> Collection[str]:
+    return propagator.fields
 
 
 def _previous_attempt(options: Mapping[str, Any]) -> SpanContext | None:

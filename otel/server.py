@@ -21,6 +21,7 @@ def server_attributes(broker: StreamsBroker) -> Attributes:
     where = client.connection_pool.connection_kwargs
     if "path" in where:  # a socket of the file system has no port
         return {names.SERVER_ADDRESS: where["path"]}
-    if "host" in where:
-        return {names.SERVER_ADDRESS: where["host"], names.SERVER_PORT: int(where["port"])}
+    if "host" in where or "port" in where:  # a URL may leave out either
+        address, port = where.get("host", "localhost"), int(where.get("port", 6379))
+        return {names.SERVER_ADDRESS: address, names.SERVER_PORT: port}
     return {}

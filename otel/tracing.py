@@ -22,7 +22,17 @@ from broker.keys import GROUP
 from broker.outcome import Bury, Settled
 from otel import names
 from otel.ending import Ending, error_type
-from otel.propagation import Relation, extract, inject, links, parent, remember_attempt
+from otel.lazy import Lazy
+from otel.propagation import (
+    Relation,
+    carries_context,
+    extract,
+    forget,
+    inject,
+    links,
+    parent,
+    remember_attempt,
+)
 from otel.server import Attributes, server_attributes
 from otel.wait import waited_s
 
@@ -73,6 +83,7 @@ class Tracing(Middleware):
         self._tracer: Tracer = trace.get_tracer(
             names.SCOPE, tracer_provider=tracer_provider, schema_url=names.SCHEMA_URL
         )
+        self._provider = tracer_provider
         self._thread = _Thread()
         self.ending = RunEnding(self)
         self._settle_spans = settle_spans
@@ -83,6 +94,10 @@ class Tracing(Middleware):
         self, broker: StreamsBroker, messages: Sequence[Message[Any]], delay: int | None
     ) -> None:
         """Begin a send, and write its context into the messages."""
+        if not active.get_current() and not self._traces():
+            for message in messages:
+                forget(message.options)
+            return
         common = _common(broker, messages[0].queue_name)
         if len(messages) == 1:
             spans = [self._create(broker, messages[0], "send", common, delay, None)]
@@ -128,8 +143,8 @@ class Tracing(Middleware):
             attributes=attributes,
         )
         options = message.options
+        forget(options)
         inject(options, trace.set_span_in_context(span))
-        options.pop(names.LINK_ONLY, None)
         if self._links_only(message, operation, delay):
             options[names.LINK_ONLY] = True
         return span
@@ -171,22 +186,31 @@ class Tracing(Middleware):
         message: MessageProxy,
     ) -> None:
         """Begin a run: from here on its span is the current one."""
-        self._let_go()
-        options = message.options
+        if self._thread.run is not None:
+            self._let_go()
+        wrapped = message.message if isinstance(message, Delivery) else message
+        options = wrapped.options
+        if not carries_context(options) and not self._traces():
+            return
         relation: Relation = self._relation
-        if options.get(names.LINK_ONLY) or options.get(names.REDRIVES_OPTION):
+        if names.LINK_ONLY in options or names.REDRIVES_OPTION in options:
             relation = "link"
         context = extract(options)
         inside = parent(context, relation)
         span = self._tracer.start_span(
-            f"process {message.queue_name}",
+            f"process {wrapped.queue_name}",
             context=inside,
             kind=SpanKind.CONSUMER,
             links=links(context, options, relation),
-            attributes=_run_attributes(broker, message),
+            attributes=Lazy(lambda: _run_attributes(broker, message)),
         )
         token = active.attach(trace.set_span_in_context(span, inside))
         self._thread.run = _Run(span, token)
+
+    def _traces(self) -> bool:
+        """Whether there is anybody who would keep a span."""
+        provider = self._provider or trace.get_tracer_provider()
+        return not isinstance(provider, trace.ProxyTracerProvider)
 
     def end_run(
         self,
@@ -196,11 +220,11 @@ class Tracing(Middleware):
     ) -> None:
         """End the span of the thread's run; it stays current for the other middleware."""
         run = self._thread.run
-        if run is None:
+        if run is None or not run.span.is_recording():
             return
         run.span.set_attribute(names.OUTCOME, ending.value)
         if exception is not None:
-            # The next attempt, or the run after a redrive, links to this one.
+            # The next attempt links to this one.
             remember_attempt(message.options, run.span.get_span_context())
             if ending is Ending.FAILED:
                 # What an encrypted job's error says may quote what the job was given.
