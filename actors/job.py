@@ -17,9 +17,7 @@ from dramatiq.asyncio import async_to_sync
 from dramatiq.errors import RateLimitExceeded, Retry
 from dramatiq.middleware import MiddlewareError
 
-from actors.app import settings
 from actors.errors import PermanentJobError, QueueProcessingError
-from broker.settings import QueueSettings
 from middleware.payload import InvalidPayload
 from middleware.validation import ValidatedActor
 
@@ -75,9 +73,7 @@ def job(
 ) -> JobDecorator:
     """Declare a job on a queue.
 
-    ``queue_name`` is the queue's full name; a queue without settings gets the defaults.
-    Attempts and backoff come from the queue's settings, any of Dramatiq's actor options
-    in ``options`` overrides them. What the function raises becomes a
+    ``queue_name`` is the queue's full name. What the function raises becomes a
     :class:`QueueProcessingError` from that cause; an exception listed in ``throws``
     becomes a :class:`PermanentJobError`, which is buried at once.
     """
@@ -86,25 +82,10 @@ def job(
         actor_name=actor_name,
         priority=priority,
         actor_class=JobActor,
-        **{**retry_options(settings.queue(queue_name)), **options},
+        **options,
     )
     # What it makes is what actor_class says; dramatiq's own type knows only Actor.
     return cast(JobDecorator, declared)
-
-
-def retry_options(queue: QueueSettings) -> dict[str, Any]:
-    """Dramatiq's options for the queue's attempts and backoff.
-
-    Dramatiq spreads every wait: an exponential one is between the delay and twice the
-    delay and doubles with each attempt, a fixed one is between half the delay and the delay.
-    """
-    options: dict[str, Any] = {
-        "max_retries": queue.attempts - 1,
-        "min_backoff": queue.backoff.delay,
-    }
-    if queue.backoff.type == "fixed":
-        options["max_backoff"] = queue.backoff.delay
-    return options
 
 
 def _guarded(

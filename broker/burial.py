@@ -24,7 +24,7 @@ def burial(delivery: Delivery, throws: Any) -> Bury:
     error = delivery.exception
     told = error.__cause__ or error if isinstance(error, Refused) else error
     return Bury(
-        reason=_reason(error, throws),
+        reason=delivery.reason or _reason(error, throws),
         error="rejected by a middleware" if told is None else delivery.told(told),
         actor=delivery.actor_name,
         error_type="" if told is None else evidence.error_type(told),

@@ -47,6 +47,8 @@ class Delivery(MessageProxy):
         self.lease = lease
         #: Decided when ack or nack asks for it, or before, by a retry for instance.
         self.outcome: Outcome | None = None
+        #: Why it is buried, if whoever failed it says so.
+        self.reason: evidence.Reason | None = None
         #: The actor or a middleware enqueued a copy of this message under its own id.
         self.requeued = False
         #: Held while the job runs, and renewed with the lease.

@@ -34,6 +34,12 @@ _PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 _QUEUE_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9._-]*")
 
 
+#: How a wait is spread, so that jobs that failed together don't come back together. added:
+#: between the wait and twice the wait. equal: between half of it and all of it. full: between
+#: nothing and all of it. none: not at all.
+Jitter: TypeAlias = Literal["added", "equal", "full", "none"]
+
+
 class Backoff(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How long a failed job waits for its next attempt."""
 
@@ -41,6 +47,9 @@ class Backoff(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     type: Literal["exponential", "fixed"]
     #: Milliseconds before the second attempt.
     delay: AtLeastOne
+    #: Milliseconds that no wait exceeds.
+    longest: AtLeastOne = 604_800_000
+    jitter: Jitter = "added"
 
 
 class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -101,6 +110,8 @@ class _QueueTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 class _BackoffTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     type: Literal["exponential", "fixed"] | UnsetType = UNSET
     delay: AtLeastOne | UnsetType = UNSET
+    longest: AtLeastOne | UnsetType = UNSET
+    jitter: Jitter | UnsetType = UNSET
 
 
 class _DeadLetterTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

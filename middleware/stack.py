@@ -6,7 +6,7 @@ first one here sees a message first and lets go of it last.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dramatiq.middleware import (
     AgeLimit,
@@ -15,7 +15,6 @@ from dramatiq.middleware import (
     CurrentMessage,
     Middleware,
     Pipelines,
-    Retries,
     ShutdownNotifications,
     TimeLimit,
 )
@@ -28,6 +27,7 @@ from middleware.logs import Logs
 from middleware.notice_channels import Channel
 from middleware.periodic import Periodic
 from middleware.rate_limits import RateLimits
+from middleware.retries import PolicyRetries, RetryPolicy
 from middleware.validation import Validation
 
 
@@ -55,5 +55,9 @@ def stack(settings: Settings, channels: Sequence[Channel] = ()) -> list[Middlewa
         RateLimits(),  # anywhere: it asks later than every before_ hook, right before the job
         Callbacks(),  # above Retries: it must see whether the message failed for good
         Pipelines(),  # above Retries as well: only a job that succeeded hands on its result
-        Retries(),  # last: its after_ hook runs first and decides for all above
+        PolicyRetries(_policies(settings)),  # last: its after_ hook decides first, for all above
     ]
+
+
+def _policies(settings: Settings) -> Callable[[str], RetryPolicy]:
+    return lambda queue: RetryPolicy.of(settings.queue(queue))

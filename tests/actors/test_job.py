@@ -14,11 +14,10 @@ from dramatiq.middleware import Interrupt, Shutdown, SkipMessage, TimeLimitExcee
 import actors
 from actors.app import build_broker, settings
 from actors.errors import PermanentJobError, QueueProcessingError
-from actors.job import JobActor, job, retry_options
+from actors.job import JobActor, job
 from actors.notifications import send_notification
 from actors.payloads import Notification
 from broker import StreamsBroker
-from broker.settings import Backoff
 from middleware.payload import InvalidPayload, Payload
 
 
@@ -147,28 +146,6 @@ def test_control_flow_passes_untouched(control: BaseException) -> None:
     with pytest.raises(type(control)) as caught:
         failing(control)()
     assert caught.value is control
-
-
-def test_attempts_and_backoff_are_the_queues() -> None:
-    options = send_notification.options
-    assert (options["max_retries"], options["min_backoff"]) == (2, 1_000)
-    assert "max_backoff" not in options
-    fixed = settings.queue("maintenance-queue")
-    assert fixed.backoff == Backoff(type="fixed", delay=60_000)
-    assert retry_options(fixed) == {
-        "max_retries": 1,
-        "min_backoff": 60_000,
-        "max_backoff": 60_000,
-    }
-
-
-def test_a_queue_without_settings_gets_the_defaults_and_options_win() -> None:
-    assert failing(ValueError(), max_retries=9).options["max_retries"] == 9
-
-    @job(queue_name="elsewhere")
-    def other() -> None: ...
-
-    assert other.options["max_retries"] == settings.queue_defaults.attempts - 1
 
 
 def test_a_type_that_is_not_there_at_run_time_is_refused_when_declared() -> None:
