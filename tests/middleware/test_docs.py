@@ -79,3 +79,8 @@ def test_rate_limits(
         start_worker(broker, threads=2)
         assert sorted(answered.take(3)) == ["/a/orders/1", "/a/orders/2", "/b/orders/1"]
         server.shutdown()
+
+
+def test_encryption(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(_example("encryption.md"), {})  # noqa: S102 - our own page
+    assert capsys.readouterr().out == "['id', 'actor', 'at', 'sealed']\nFalse\n"
