@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from dramatiq.broker import MessageProxy
 from dramatiq.errors import RateLimitExceeded, Retry
 from dramatiq.middleware import Shutdown
+
+from broker.delivery import Delivery
+from broker.outcome import Park, Parked
 
 #: The longest name of an error's type; a generated class may have any.
 _LONGEST = 200
@@ -37,6 +41,12 @@ class Ending(StrEnum):
         if isinstance(exception, Retry):
             return cls.RETRY_REQUESTED
         return cls.FAILED
+
+    @classmethod
+    def of_skipped(cls, message: MessageProxy) -> Ending:
+        """The ending of a message that was not run, or not to its end."""
+        outcome = message.outcome if isinstance(message, Delivery) else None
+        return cls.PARKED if isinstance(outcome, Park | Parked) else cls.SKIPPED
 
 
 def error_type(exception: BaseException) -> str:

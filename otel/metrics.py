@@ -189,7 +189,7 @@ class Metrics(Middleware):
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
         """The job was not run."""
-        self._end(message, Ending.SKIPPED, None)
+        self._end(message, Ending.of_skipped(message), None)
 
     def _end(self, message: MessageProxy, ending: Ending, exception: BaseException | None) -> None:
         begin, self._thread.run_at = self._thread.run_at, None

@@ -319,7 +319,7 @@ class RunEnding(Middleware):
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
         """The job was not run."""
-        self._tracing.end_run(message, Ending.SKIPPED)
+        self._tracing.end_run(message, Ending.of_skipped(message))
 
 
 def _common(broker: StreamsBroker, queue: str) -> Attributes:

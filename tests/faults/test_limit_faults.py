@@ -5,12 +5,17 @@ from __future__ import annotations
 import itertools
 import time
 
+import pytest
+
 from broker import StreamsBroker
 from tests.applications import Effects
 from tests.faults.conftest import LEASE_MS, SWEEP_MS, Source, valkey_only
 from tests.faults.history import History
+from tests.faults.proxy import Proxy
+from tests.faults.test_network_faults import digest
+from tests.faults.test_network_faults import loaded as loaded
 from tests.processes import Launcher
-from tests.waiting import eventually
+from tests.waiting import eventually, wait_for
 
 BODY = """
 from broker import Rate
@@ -91,3 +96,22 @@ def test_59_a_start_that_died_with_its_worker_counts_and_its_job_starts_again(
         assert after.at_s - before.at_s > 0.95  # read a little later than noted
     history.settle_down()
     history.check(failures=1)
+
+
+@valkey_only
+@pytest.mark.usefixtures("loaded")
+def test_59_a_start_that_was_granted_and_not_answered_takes_its_slot_over(
+    launch: Launcher, source: Source, history: History, effects: Effects, proxy: Proxy
+) -> None:
+    # A lease of a minute: the job that comes back does not wait for its own slot to expire.
+    worker = launch(source(BODY, url=proxy.url, heartbeat_timeout=60_000), threads=1)
+    worker.wait_until_ready()
+    cut = proxy.cut(digest("start"), share=0.5)
+    history.send("exclusive", "second")
+    wait_for(cut.happened, "the cut")
+    history.injure()
+    history.send("exclusive", "third")
+    effects.take(2, "done")
+    assert history.recovered() < 3
+    history.settle_down()
+    history.check(failures=0)

@@ -25,7 +25,7 @@ from tests.waiting import eventually, wait_for
 
 #: A reset costs the lease, the sweep, and the consumer's pause before it connects again.
 STRANDED_S = (LEASE_MS + SWEEP_MS) / 1000 + 1
-SCRIPTS = ("enqueue", "schedule", "fetch", "settle", "renew", "reclaim", "sweep", "reap")
+SCRIPTS = ("enqueue", "schedule", "fetch", "settle", "renew", "reclaim", "sweep", "reap", "start")
 
 JOBS = """
 @dramatiq.actor(queue_name="work")

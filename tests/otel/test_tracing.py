@@ -13,8 +13,9 @@ from opentelemetry import baggage, trace
 from opentelemetry import context as active
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from broker import StreamsBroker
+from broker import Rate, RateLimited, StreamsBroker
 from broker.embedded import EmbeddedValkey
+from middleware.rate_limits import RateLimits
 from otel.tracing import Tracing
 from tests.conftest import NewBroker, StartWorker
 from tests.otel.conftest import Traced
@@ -235,6 +236,24 @@ def test_a_job_that_a_limiter_turns_away_is_no_error(
     start_worker(broker)
     (run,) = received.wait_for_spans("process mail")
     assert (run.attributes["headrace.outcome"], run.status, run.events) == ("parked", "UNSET", [])
+
+
+def test_a_job_over_the_limit_of_its_key_is_no_error(
+    traced: Traced, received: Received, start_worker: StartWorker
+) -> None:
+    broker = traced()
+    broker.add_middleware(RateLimits())
+
+    @dramatiq.actor(queue_name="mail", rate_key="u1", rate=Rate(1, per_ms=60_000))
+    def greet() -> None:
+        raise RateLimited(60_000)
+
+    greet.send()
+    greet.send()
+    start_worker(broker)
+    for run in received.wait_for_spans("process mail", count=2):
+        assert run.attributes["headrace.outcome"] == "parked"
+        assert (run.status, run.events) == ("UNSET", [])
 
 
 def test_a_send_that_fails_says_why(
