@@ -30,7 +30,7 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP) ## real jobs through real workers on an embedded server, checked at the end
 	$(PY) -m bench.demo
 
-run: $(STAMP) ## server and workers in the foreground, until Ctrl-C
+run: $(STAMP) ## server, workers and scheduler in the foreground, until Ctrl-C
 	$(PY) -m actors
 
 test: $(STAMP) ## the test suite, without what is marked slow

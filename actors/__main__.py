@@ -1,4 +1,4 @@
-"""`python -m actors`, `make run`: a server and the workers in the foreground, until Ctrl-C.
+"""`python -m actors`, `make run`: a server, the workers and a scheduler, until Ctrl-C.
 
 With REDIS_URL or REDIS_HOST set it uses that server. Without, it starts the embedded one,
 which keeps its data (append-only file) in `.headrace/` of the current folder. Everything
@@ -18,11 +18,20 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from actors.supervisor import KILLED, Change, Died, Supervisor, dramatiq_command
+from actors.supervisor import (
+    KILLED,
+    Change,
+    Died,
+    Supervisor,
+    Team,
+    dramatiq_command,
+    periodiq_command,
+)
 from broker.configuration import value_of
 from broker.embedded import EmbeddedValkey
 
@@ -51,7 +60,7 @@ def main() -> int:
             environ = dict(os.environ)
             if not has_server(environ):
                 environ["REDIS_URL"] = stack.enter_context(_embedded(arguments.data))
-            return _run_workers(arguments, environ)
+            return _run(arguments, environ)
     except Stopped:
         return 0
     except FolderInUse as error:
@@ -64,18 +73,25 @@ def has_server(environ: dict[str, str]) -> bool:
     return any(value_of(environ, name) is not None for name in ("REDIS_URL", "REDIS_HOST"))
 
 
-def _run_workers(arguments: argparse.Namespace, environ: dict[str, str]) -> int:
-    command = dramatiq_command(
+def _run(arguments: argparse.Namespace, environ: dict[str, str]) -> int:
+    workers = dramatiq_command(
         "actors",
         processes=arguments.processes,
         threads=arguments.threads,
         arguments=arguments.dramatiq,
     )
-    supervisor = Supervisor(command, environ=environ, give_up_on=HOPELESS, on_change=_report)
+    team = Team(
+        Supervisor(
+            workers, environ=environ, give_up_on=HOPELESS, on_change=partial(_report, "workers")
+        ),
+        Supervisor(
+            periodiq_command("actors"), environ=environ, on_change=partial(_report, "scheduler")
+        ),
+    )
     for number in SIGNALS:
-        signal.signal(number, lambda *_: supervisor.stop())
+        signal.signal(number, lambda *_: team.stop())
     try:
-        return supervisor.run()
+        return team.run()
     finally:
         # What follows is short and must not be cut short: the server writes its data.
         for number in SIGNALS:
@@ -120,9 +136,9 @@ def _usual_port() -> int | None:
     return USUAL_PORT
 
 
-def _report(change: Change) -> None:
+def _report(what: str, change: Change) -> None:
     if isinstance(change, Died):
-        _say(f"workers ended with status {change.code}; next start in {change.delay_s:.1f} s")
+        _say(f"{what} ended with status {change.code}; next start in {change.delay_s:.1f} s")
 
 
 def _say(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 import msgspec
 
@@ -19,11 +20,15 @@ from actors.payloads import (
 from actors.storage import Storage
 from broker import StreamsBroker
 from middleware.payload import InvalidPayload
+from middleware.periodic import cron
 
 _log = logging.getLogger(__name__)
 
 
-@job(queue_name="maintenance-queue")
+QUEUE: Final = "maintenance-queue"
+
+
+@job(queue_name=QUEUE)
 def run_maintenance(maintenance: MaintenanceJob) -> None:
     """Run the task; each may be interrupted anywhere and repeated."""
     task = maintenance.task()
@@ -36,6 +41,34 @@ def run_maintenance(maintenance: MaintenanceJob) -> None:
         remove_temporary_files(Storage(application.storage.url), task)
     else:
         write_queue_report(broker, Storage(application.storage.url), task)
+
+
+# What runs by the clock, with each task's defaults. Other parameters: `run_maintenance.send(…)`,
+# or a schedule of one's own by `broker.inspector.schedules.add("…", "run_maintenance", …)`.
+
+
+@job(queue_name=QUEUE, periodic=cron("12 3 * * *", overlap="skip"))
+def purge_old_dead_letters() -> None:
+    """Every night: drop the dead letters of more than a week ago."""
+    purge_dead_letters(current.streams_broker(), PurgeDeadLetters())
+
+
+@job(queue_name=QUEUE, periodic=cron("42 * * * *", overlap="skip"))
+def trim_all_events() -> None:
+    """Every hour: shorten the event streams."""
+    trim_events(current.streams_broker(), TrimEvents())
+
+
+@job(queue_name=QUEUE, periodic=cron("27 4 * * *", overlap="skip"))
+def remove_old_temporary_files() -> None:
+    """Every night: remove what file jobs that were killed left a day ago."""
+    remove_temporary_files(Storage(application.storage.url), RemoveTemporaryFiles())
+
+
+@job(queue_name=QUEUE, periodic=cron("*/15 * * * *", misfire="skip", overlap="skip"))
+def report_queues() -> None:
+    """Every quarter of an hour: write the queues' counts into the storage."""
+    write_queue_report(current.streams_broker(), Storage(application.storage.url), QueueReport())
 
 
 def purge_dead_letters(broker: StreamsBroker, task: PurgeDeadLetters) -> int:

@@ -15,8 +15,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO
 
@@ -110,6 +112,11 @@ def dramatiq_command(
     if threads is not None:
         command += [f"--threads={threads}"]
     return [*command, *modules, *arguments]  # more modules may only follow the modules
+
+
+def periodiq_command(*modules: str) -> list[str]:
+    """periodiq's own command line, of this interpreter's environment, for ``modules``."""
+    return [str(Path(sys.executable).parent / "periodiq"), *modules]
 
 
 class Supervisor:
@@ -240,6 +247,29 @@ class Supervisor:
         _signal_group(child.process.pid, signal.SIGKILL)
         child.watcher.join()
         return KILLED
+
+
+class Team:
+    """Supervisors that run side by side, and stop when one of them has ended."""
+
+    def __init__(self, *supervisors: Supervisor) -> None:
+        self._supervisors = supervisors
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Stop all; a second call kills them. Safe in a signal handler."""
+        self._stopping = True
+        for each in self._supervisors:
+            each.stop()
+
+    def run(self) -> int:
+        """Run until :meth:`stop` or until one ends; the first exit status that is not 0."""
+        with ThreadPoolExecutor(len(self._supervisors), "supervisor") as pool:
+            running = [pool.submit(each.run) for each in self._supervisors]
+            wait(running, return_when=FIRST_COMPLETED)
+            if not self._stopping:
+                self.stop()
+            return next(filter(None, (each.result() for each in running)), 0)
 
 
 def _exit_status(code: int) -> int:

@@ -118,10 +118,10 @@ class _Hand:
 
     def __init__(self, clock: _Clock, spec: CronTimes) -> None:
         self._clock = clock
-        self._spec = spec
+        self.spec = spec
 
     def __str__(self) -> str:
-        return str(self._spec)
+        return str(self.spec)
 
     def validate(self, now: datetime) -> bool:
         """Whether periodiq is to send the actor: never, since what is due is fired here."""
@@ -176,6 +176,8 @@ def _unix_ms(date: datetime) -> int:
 def _own(spec: object) -> CronTimes:
     if isinstance(spec, CronTimes):
         return spec
+    if isinstance(spec, _Hand):  # the actor moves from another broker
+        return spec.spec
     if isinstance(spec, periodiq.CronSpec):
         # As periodiq has it: the times are those of the machine's zone.
         try:

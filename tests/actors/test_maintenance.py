@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from uuid import uuid4
 
+import msgspec
 import pytest
 from dramatiq import Message, Worker
 
@@ -12,6 +13,7 @@ from actors.app import application
 from actors.maintenance import (
     purge_dead_letters,
     remove_temporary_files,
+    report_queues,
     run_maintenance,
     trim_events,
     write_queue_report,
@@ -105,3 +107,31 @@ def test_the_report_has_every_queue(application_broker: StreamsBroker, tmp_path:
 
 def test_the_default_storage_is_a_local_folder() -> None:
     assert application.storage.url
+
+
+def test_the_tasks_run_by_the_clock(
+    application_broker: StreamsBroker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    storage = msgspec.structs.replace(application.storage, url=str(tmp_path))
+    monkeypatch.setattr(
+        "actors.maintenance.application", msgspec.structs.replace(application, storage=storage)
+    )
+    report_queues.options["periodic"].validate(None)  # what periodiq asks when it wakes up
+    schedules = application_broker.inspector.schedules
+    names = [info.schedule.name for info in schedules.list()]
+    assert names == [
+        "purge_old_dead_letters",
+        "remove_old_temporary_files",
+        "report_queues",
+        "trim_all_events",
+    ]
+    for name in names:
+        schedules.run_now(name)
+    worker = Worker(application_broker, queues={QUEUE}, worker_threads=1, worker_timeout=100)
+    worker.start()
+    try:
+        application_broker.join(QUEUE, interval=20, timeout=10_000)
+    finally:
+        worker.stop()
+    assert application_broker.inspector.queue(QUEUE).dead == 0
+    assert (tmp_path / "reports" / "queues.json").exists()

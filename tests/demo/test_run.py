@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 import redis
 
+from broker import StreamsBroker
 from broker.embedded import EmbeddedValkey
 from tests.demo.left_behind import left_behind
 from tests.processes import ROOT
+from tests.waiting import eventually
 
 EXIT_S = 40.0
 READY = "Worker process is ready for action"
@@ -92,8 +94,10 @@ def test_a_given_server_is_used_and_left_alone(
     tmp_path: Path, valkey_server: EmbeddedValkey, namespace: str
 ) -> None:
     environ = {"REDIS_URL": valkey_server.url, "QUEUE_PREFIX": namespace}
+    broker = StreamsBroker(url=valkey_server.url, namespace=namespace)
     with running(tmp_path, **environ) as process:
         wait_for(process, READY)
+        eventually(broker.inspector.schedules.list, bool, what="a scheduler")
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=EXIT_S)
         assert process.returncode == 0
