@@ -64,6 +64,10 @@ class Codec:
             if isinstance(each.backend.encoder, PickleEncoder):
                 raise PickleRefused("encoder of the Results backend")
 
+    def seals(self, message: Message[Any]) -> bool:
+        """Whether a message is sealed when it is encoded."""
+        return self._sealer is not None and self._sealer.seals(message)
+
     def encode(self, message: Message[Any]) -> Fields:
         """The fields of a message.
 

@@ -9,6 +9,7 @@ from uuid import uuid4
 import msgspec
 from dramatiq.message import Message
 
+from broker.configuration import HIDDEN
 from broker.errors import InvalidOption, UnknownSchedule
 from broker.schedule import Misfire, Overlap, Schedule, ScheduleInfo
 from broker.schedule_commands import Kept, ScheduleCommands
@@ -86,6 +87,9 @@ class Schedules:
             options=message.options,
         )
         self._broker.check(message)
+        if self._broker.codec.seals(message) and (message.args or message.kwargs):
+            rule = "must be empty for an encrypted job: a schedule is kept in clear"
+            raise InvalidOption("args", HIDDEN, rule)
         self._require_free(name, message.queue_name)
         if not self.put(schedule, declared=False):
             raise InvalidOption("name", name, "is taken by a schedule that the code declares")

@@ -257,3 +257,17 @@ def test_nothing_is_said_of_the_job_but_its_exceptions_types(
     assert SECRET not in caplog.text
     for shown in ("fail(sealed)", "KeyError", "ValueError", "RuntimeError", "in fail"):
         assert shown in caplog.text
+
+
+def test_a_schedule_of_an_encrypted_job_keeps_no_arguments_in_redis(
+    build: Build, seen: queue.Queue[Any], client: redis.Redis
+) -> None:
+    broker = build(Encryption(RING))
+    encrypting(broker, seen)
+    with pytest.raises(InvalidOption, match="args") as refusal:
+        broker.inspector.schedules.add("hourly", "note", "0 * * * *", args=[SECRET])
+    assert SECRET not in str(refusal.value)
+    assert leaks(client, broker.namespace) == []
+    broker.inspector.schedules.add("hourly", "note", "0 * * * *")
+    broker.inspector.schedules.run_now("hourly")
+    assert b"sealed" in entries(broker)[0]

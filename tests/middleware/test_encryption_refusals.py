@@ -7,6 +7,7 @@ from typing import Any
 
 import dramatiq
 import pytest
+import redis
 from dramatiq import Message
 from dramatiq.encoder import PickleEncoder
 from dramatiq.results import Results
@@ -30,8 +31,9 @@ from tests.middleware.sealed import (
     entries,
     letter,
     ready,
+    record,
 )
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, eventually
 
 
 @pytest.mark.parametrize("keys", [None, KeyRing([OTHER_KEY], OTHER_KEY.id)], ids=["none", "other"])
@@ -146,24 +148,54 @@ def test_what_was_queued_before_encryption_runs_until_it_is_required(
 
 
 @pytest.mark.parametrize("forgotten", [False, True], ids=["just ended", "long ago"])
+@pytest.mark.parametrize("waiting", [False, True], ids=["fetched", "blocked for"])
 def test_an_old_ciphertext_is_not_run_again(
-    build: Build, seen: queue.Queue[Any], start_worker: StartWorker, forgotten: bool
+    build: Build,
+    seen: queue.Queue[Any],
+    start_worker: StartWorker,
+    forgotten: bool,
+    waiting: bool,
 ) -> None:
     broker = build(Encryption(RING))
     message = encrypting(broker, seen).send(SECRET)
     fields = entries(broker)[0]
-    start_worker(broker)
+    worker = start_worker(broker)
     assert seen.get(timeout=PATIENCE_S) == ((SECRET,), {})
     broker.join(QUEUE, timeout=TIMEOUT_MS)
-    record = f"{{{broker.namespace}:{QUEUE}}}:job:{message.message_id}"
     if forgotten:
-        broker.client.delete(record)
+        broker.client.delete(record(broker, message.message_id))
+    if not waiting:
+        worker.stop()
     add(broker, fields)
-    died = letter(broker)
-    assert died.reason == "replayed"
+    if not waiting:
+        start_worker(broker)
+    assert letter(broker).reason == "replayed"
     assert seen.empty()
     if not forgotten:
-        assert broker.client.hget(record, "state") == b"completed"
+        assert broker.client.hget(record(broker, message.message_id), "state") == b"completed"
+
+
+def test_deliveries_go_back_when_the_server_can_not_tell_whether_they_are_replays(
+    build: Build, seen: queue.Queue[Any], start_worker: StartWorker
+) -> None:
+    broker = build(Encryption(RING), heartbeat_timeout=600_000)
+    encrypting(broker, seen).send(SECRET)
+    worker = start_worker(broker, queues={"none of ours"})  # boots, and leaves the queue alone
+    consumer = broker.consume(QUEUE, prefetch=1, timeout=10)
+    record_key = record(broker, entries(broker)[0][b"id"].decode())
+    kept = broker.client.dump(record_key)
+    assert kept is not None
+    broker.client.set(record_key, "no hash")  # the script fails on it
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        next(consumer)
+    broker.client.restore(record_key, 0, kept, replace=True)
+    eventually(
+        lambda: broker.inspector.queue(QUEUE).in_flight, lambda n: n == 0, what="the way back"
+    )
+    delivery = next(consumer)
+    assert delivery is not None
+    assert delivery.args == (SECRET,)
+    worker.stop()
 
 
 def test_a_replay_runs_when_an_operator_redrives_it(
