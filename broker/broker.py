@@ -62,7 +62,7 @@ class StreamsBroker(Broker):
       max_deliveries: unsettled deliveries after which an entry is buried.
       concurrency: queue -> most jobs of it that run at once in this process.
       limits: queue -> what holds for it over all processes; set when a worker starts.
-      max_message_bytes: encoded messages above it are refused.
+      max_message_bytes: encoded messages above it are refused; larger entries are buried.
       unknown_actor_grace: how long a message is retried that a later deploy may know.
       maintenance_chance: accepted for compatibility; maintenance is not left to chance here.
     """
@@ -306,14 +306,19 @@ class StreamsBroker(Broker):
             self._encode(message),
         )
 
-    def _encode(self, message: Message[Any]) -> entry.Fields:
+    def _encode(self, message: Message[Any], *, added: int = 0) -> entry.Fields:
         if "eta" in message.options:
             options = {name: value for name, value in message.options.items() if name != "eta"}
             message = dataclasses.replace(message, options=options)
         fields = self.codec.encode(message)
-        if (size := entry.size(fields)) > self.max_message_bytes:
+        if (size := entry.size(fields)) > self.max_message_bytes + added:
             raise MessageTooLarge(message.actor_name, size, self.max_message_bytes)
         return fields
+
+    @property
+    def max_entry_bytes(self) -> int:
+        """What no entry exceeds that this broker's producers and workers have written."""
+        return self.max_message_bytes + evidence.MOST_ADDED_BYTES
 
     def _option(self, message: Message[Any], name: str, default: Any) -> Any:
         if name in message.options:
@@ -351,7 +356,7 @@ class StreamsBroker(Broker):
             options |= evidence.options(delivery.options, delivery.exception, worker, now)
         message: Message[Any] = delivery.copy(options=options)
         self.emit_before("enqueue", message, delay)
-        fields = self._encode(message)
+        fields = self._encode(message, added=evidence.MOST_ADDED_BYTES)
         delivery.outcome = Retry(max(0, int(delay or 0)), self._level(message), fields)
         self.emit_after("enqueue", message, delay)
         return message
@@ -569,7 +574,8 @@ class StreamsBroker(Broker):
         pause = min(
             max(250, waited), _LONGEST_DEPLOY_PAUSE, max(1, self.unknown_actor_grace - waited)
         )
-        return Retry(pause, delivery.lease.level, self._encode(delivery._message))
+        fields = self._encode(delivery._message, added=evidence.MOST_ADDED_BYTES)
+        return Retry(pause, delivery.lease.level, fields)
 
 
 def _of(mapping: Mapping[str, T], queue: str) -> T | None:

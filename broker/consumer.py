@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _LOWEST_FIRST_EVERY = 10
 _LINGER = 0.001  # seconds to wait for half the places to be free, so that fetches come in batches
+_MOST_OF_A_NAME = 200  # bytes of what somebody wrote as the name of an actor
 _STREAM_GONE = ("UNBLOCKED", "NOGROUP")
 # An idle queue is looked at by blocking alone, and fetched from in one round of so many:
 # whatever makes work for it writes a stream that is being read. Not never, because a signal
@@ -166,6 +167,9 @@ class StreamsConsumer(Consumer):
 
     def _deliver(self, handed: Handed) -> Delivery | None:
         try:
+            size, most = sum(map(len, handed.fields)), self.broker.max_entry_bytes
+            if size > most:
+                raise DecodeError(f"entry of {size} bytes, the most is {most}", b"", None)
             message = self.broker.codec.decode(self.queue_name, entry.to_mapping(handed.fields))
         except Unauthenticated as error:
             # Not by its id: a forgery must not end the genuine message in whose name it comes.
@@ -186,9 +190,8 @@ class StreamsConsumer(Consumer):
             error,
             extra={"queueName": self.queue_name, "jobId": message_id.decode("utf-8", "replace")},
         )
-        id, actor = (
-            text.decode("utf-8", "replace") for text in (message_id, handed.field(b"actor"))
-        )
+        id = message_id.decode("utf-8", "replace")
+        actor = handed.field(b"actor")[:_MOST_OF_A_NAME].decode("utf-8", "replace")
         outcome = Bury(reason, str(error), actor, evidence.error_type(error))
         self.broker.settle_raw(self.queue_name, handed.lease, id, outcome)
 

@@ -28,6 +28,9 @@ _ATTEMPTS_KEPT = 20
 _LONGEST_ERROR = 2_000
 _LONGEST_ERROR_OF_ATTEMPT = 200
 _LONGEST_TRACEBACK = 8_000
+#: How much larger than the message that was sent its retries may be: attempts and traceback, at
+#: the most that JSON's escapes make of them, and the counters of Dramatiq's Retries.
+MOST_ADDED_BYTES: Final = 128 * 1024
 _FRAMES = 30  # as Dramatiq's Retries
 
 

@@ -67,6 +67,7 @@ TITLES: Final = {
     "42": "clocks an hour off",
     "44": "entries that can't be decoded",
     "45": "actor nobody knows yet",
+    "48": "bodies over the limit",
     "50": "NaN, large integers, NUL, emoji, lone surrogates",
     "51": "a backlog of a million",
     "52": "100,000 jobs due at one instant",
@@ -75,6 +76,7 @@ TITLES: Final = {
     "57": "10,000 consumers come and go",
     "58": "one entry in 15 survives",
     "59": "holder of a limiter's slot killed",
+    "60": "a redrive of 100,000 killed half way",
 }
 BEGIN: Final = "<!-- make faults writes from here -->"
 END: Final = "<!-- to here -->"

@@ -1,13 +1,14 @@
-"""Rows 44, 45 and 50: entries nobody can decode or run (yet), and values that JSON mangles."""
+"""Rows 44, 45, 48 and 50: entries nobody can decode or run (yet), and values that JSON mangles."""
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 
-from broker import StreamsBroker
+from broker import MessageTooLarge, StreamsBroker
 from broker.entry import unpack
 from tests.applications import Effects
 from tests.faults.conftest import Source, valkey_only
@@ -82,6 +83,49 @@ def test_44_what_cannot_be_decoded_is_buried_with_its_bytes_and_the_consumer_goe
     assert not worker.ended
     history.settle_down()
     history.check(failures=0)
+
+
+LIMIT = 100_000
+
+FAILING = """
+@dramatiq.actor(queue_name="work", max_retries=1, min_backoff=1, max_backoff=1)
+def fail(value):
+    raise RuntimeError(value)
+"""
+
+
+@valkey_only
+def test_48_what_is_over_the_limit_is_refused_at_the_producer_and_buried_unread_by_the_worker(
+    launch: Launcher,
+    source: Source,
+    history: History,
+    effects: Effects,
+    producer: StreamsBroker,
+    namespace: str,
+) -> None:
+    ready = f"{{{namespace}:work}}:ready:0"
+    history.injure()
+    producer.max_message_bytes = LIMIT
+    with pytest.raises(MessageTooLarge):
+        history.send("short", "x" * LIMIT)
+    large = {"id": "large", "actor": "short", "at": "0", "args": f'["{"x" * 3 * LIMIT}"'}
+    producer.client.xadd(ready, large)  # type: ignore[arg-type]  # invariant dict
+    at_the_limit = history.send("fail", "x" * (LIMIT - 500))
+    history.send("short", "behind")
+    launch(source(SHORT + FAILING, max_message_bytes=LIMIT), threads=1)
+    effects.next("done", label="behind")
+    history.recovered()
+    letters = eventually(
+        lambda: {letter.id: letter for letter in producer.inspector.dead("work")},
+        lambda found: len(found) == 2,
+        what="the burials",
+    )
+    refused, failed = letters["large"], letters[at_the_limit]
+    assert refused.reason == "undecodable"
+    assert re.search(rf"entry of 3\d{{5}} bytes, the most is {LIMIT + 131_072}", refused.error)
+    assert refused.fields["args"].decode() == large["args"], "it was never parsed: it is no JSON"
+    assert failed.reason == "retries_exhausted"
+    assert len(failed.attempts) == 2, "its retry may be larger than what was sent"
 
 
 def _text(key: bytes | str) -> str:

@@ -1,7 +1,9 @@
-"""Rows 51 to 53 and 56 to 58: large backlogs, one instant, many consumers, thin streams."""
+"""Rows 51 to 53, 56 to 58 and 60: large backlogs, one instant, many consumers, thin streams."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,14 +11,16 @@ from statistics import median, quantiles
 from typing import Any
 
 import pytest
+from dramatiq import Message
 
 from broker import StreamsBroker
 from broker.commands import Commands, Handed, Settlement
-from broker.outcome import Done, Release, Settled
+from broker.embedded import EmbeddedValkey
+from broker.outcome import Bury, Done, Release, Settled
 from tests.applications import Effects
 from tests.faults.conftest import Source, valkey_only
 from tests.faults.history import History
-from tests.processes import Launcher
+from tests.processes import ROOT, Launcher
 from tests.waiting import eventually
 
 JOBS = """
@@ -59,7 +63,7 @@ def fetch(commands: Commands, consumer: str, count: int) -> list[Handed]:
     return taken
 
 
-def settle(commands: Commands, handed: Sequence[Handed], outcome: Done | Release) -> None:
+def settle(commands: Commands, handed: Sequence[Handed], outcome: Done | Release | Bury) -> None:
     """End these deliveries; none of them may be stale."""
     for start in range(0, len(handed), CALL):
         batch = [Settlement(one.lease, _id(one), "", outcome) for one in handed[start:][:CALL]]
@@ -310,3 +314,64 @@ def test_58_one_survivor_in_fifteen_keeps_a_node_at_most(
     assert empty is not None
     assert empty <= 4 * BYTES_A_SURVIVOR, "an empty stream is back at its beginning"
     history.check(failures=0)
+
+
+LETTERS = 100_000
+PER_SECOND = 20_000
+
+REDRIVE = f"""
+import sys
+from broker import StreamsBroker
+
+broker = StreamsBroker(url=sys.argv[1], namespace=sys.argv[2])
+print("ready", flush=True)
+broker.inspector.redrive("{QUEUE}", per_second={PER_SECOND})
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@valkey_only
+def test_60_a_redrive_killed_half_way_and_run_again_moves_each_letter_once_and_keeps_its_rate(
+    hurt: EmbeddedValkey, producer: StreamsBroker, commands: Commands, history: History
+) -> None:
+    tried = {"retries": 3}
+    sent: list[Message[None]] = [
+        Message(QUEUE, "short", (f"job {n}",), {}, tried) for n in range(LETTERS)
+    ]
+    producer.declare_queue(QUEUE)
+    producer.enqueue_many(sent)
+    ids = [message.message_id for message in sent]
+    history.acknowledge(ids)
+    while handed := fetch(commands, "c", 10_000):
+        settle(commands, handed, Bury("retries_exhausted", "ValueError: x", "short", "ValueError"))
+    assert producer.inspector.queue(QUEUE).dead == LETTERS
+    (group,) = producer.inspector.dead_groups(QUEUE)
+    assert (group.count, group.actor, group.error_type) == (LETTERS, "short", "ValueError")
+    history.injure()
+    arguments = [sys.executable, "-c", REDRIVE, hurt.url, producer.namespace]
+    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        began = time.monotonic()
+        moved = eventually(
+            lambda: producer.inspector.queue(QUEUE).ready,
+            lambda ready: ready >= LETTERS // 3,
+            what="a third of the redrive",
+        )
+        took = time.monotonic() - began
+        process.kill()
+    assert moved <= (took + 0.2) * PER_SECOND
+    left = producer.inspector.queue(QUEUE).dead
+    assert 0 < left < LETTERS
+    began = time.monotonic()
+    assert producer.inspector.redrive(QUEUE, per_second=PER_SECOND) == left
+    assert left <= (time.monotonic() - began + 0.2) * PER_SECOND
+    history.measure("letters redriven a second", left / (time.monotonic() - began))
+    assert producer.inspector.redrive(QUEUE) == 0
+    assert sorted(history.places().ready) == sorted(ids)
+    history.check(failures=0, redriven=ids, at_rest=False)
+    (one,) = fetch(commands, "c", 1)
+    options = dict(zip(one.fields[::2], one.fields[1::2], strict=True))[b"options"]
+    assert b"retries" not in options
+    assert b'"redrives":1' in options
