@@ -15,6 +15,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from broker import StreamsBroker
 from broker.commands import QueueInfo
+from broker.schedule import ScheduleInfo
 from broker.server import ServerMemory
 from otel import names
 from otel.server import server_attributes
@@ -22,6 +23,8 @@ from otel.server import server_attributes
 #: Queues beyond these are not reported: a name that somebody makes up each time must not
 #: become a series each time.
 MOST_QUEUES: Final = 1_000
+#: The same for schedules.
+MOST_SCHEDULES: Final = 200
 #: Intervals that a process leads, so that one look may fail without another process taking over.
 _LEADS: Final = 2.5
 
@@ -36,6 +39,7 @@ class Look:
     #: Consumers that are alive, by queue.
     consumers: tuple[int, ...] = ()
     servers: tuple[ServerMemory, ...] = ()
+    schedules: tuple[ScheduleInfo, ...] = ()
 
 
 class QueueGauges:
@@ -61,6 +65,8 @@ class QueueGauges:
             (names.QUEUE_OLDEST_AGE, "s", "Age of the oldest entry, running or not.", _ages),
             (names.QUEUE_CONSUMERS, "{consumer}", "Live consumers.", _consumers),
             (names.QUEUE_PAUSED, "{queue}", "1 while the queue is paused.", _paused),
+            (names.SCHEDULE_OVERDUE, "s", "Time since a fire was due that is not made.", _overdue),
+            (names.SCHEDULE_MISSED, "{fire}", "Fires that nobody made in time.", _missed),
             (names.SERVER_MEMORY_USED, "By", "Memory the server uses.", _used),
             (names.SERVER_MEMORY_LIMIT, "By", "Its limit; 0 for none.", _limit),
             (names.SERVER_EVICTS, "{server}", "1 if its policy may drop queued jobs.", _evicts),
@@ -120,6 +126,7 @@ class QueueGauges:
             tuple(inspector.queue(queue) for queue in queues),
             tuple(inspector.live_consumers(queue, broker.heartbeat_timeout) for queue in queues),
             tuple(inspector.servers()),
+            tuple(inspector.schedules.list()[:MOST_SCHEDULES]),
         )
 
 
@@ -153,6 +160,22 @@ def _consumers(broker: StreamsBroker, look: Look) -> Iterator[Observation]:
 def _paused(broker: StreamsBroker, look: Look) -> Iterator[Observation]:
     for info in look.queues:
         yield Observation(int(info.paused), _queue(info))
+
+
+def _overdue(broker: StreamsBroker, look: Look) -> Iterator[Observation]:
+    now_ms = time.time() * 1000
+    for info in look.schedules:
+        due_ms = now_ms if info.next_fire_ms is None or info.paused else info.next_fire_ms
+        yield Observation(max(0.0, now_ms - due_ms) / 1000, _schedule(info))
+
+
+def _missed(broker: StreamsBroker, look: Look) -> Iterator[Observation]:
+    for info in look.schedules:
+        yield Observation(info.missed, _schedule(info))
+
+
+def _schedule(info: ScheduleInfo) -> dict[str, str]:
+    return {names.SCHEDULE: info.schedule.name, names.DESTINATION: info.schedule.queue}
 
 
 def _used(broker: StreamsBroker, look: Look) -> Iterator[Observation]:

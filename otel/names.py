@@ -49,6 +49,8 @@ OUTCOME: Final = "headrace.outcome"
 REDRIVES: Final = "headrace.redrives"
 #: The state of a message within its queue.
 STATE: Final = "headrace.state"
+#: The name of a schedule.
+SCHEDULE: Final = "headrace.schedule"
 #: What a link leads to: ``creation`` or ``previous_attempt``.
 LINK: Final = "headrace.link"
 
@@ -73,6 +75,8 @@ SETTLE_STALE: Final = "headrace.settle.stale"
 REDELIVERIES: Final = "headrace.redeliveries"
 RETRIES: Final = "headrace.retries"
 PARKED: Final = "headrace.limiter.parked"
+SCHEDULE_OVERDUE: Final = "headrace.schedule.overdue"
+SCHEDULE_MISSED: Final = "headrace.schedule.missed"
 SERVER_MEMORY_USED: Final = "headrace.server.memory.used"
 SERVER_MEMORY_LIMIT: Final = "headrace.server.memory.limit"
 SERVER_EVICTS: Final = "headrace.server.evicts"
@@ -89,5 +93,5 @@ REDRIVES_OPTION: Final = "redrives"
 CORRELATION_OPTION: Final = "correlation_id"
 #: True for a message whose content is encrypted.
 ENCRYPTED_OPTION: Final = sealing.OPTION
-#: Written by periodiq on what a schedule sends.
-CRON_OPTION: Final = "scheduled_at"
+#: Written by a scheduler on what a schedule sends.
+CRON_OPTION: Final = "fire_time"

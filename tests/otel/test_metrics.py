@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from broker import StreamsBroker
 from broker.embedded import EmbeddedValkey
+from broker.schedule import Schedule
 from otel.metrics import BUCKETS, Metrics
 from otel.tally import MOST, Tally
 from otel.tracing import Tracing
@@ -249,8 +250,8 @@ def test_one_process_of_all_reports_the_queues(
 ) -> None:
     processes = [new_measured() for _ in range(3)]
     for process in processes:
-        broker = process.broker()
-        start_worker(broker, queues={"nothing of this"})
+        last = process.broker()
+        start_worker(last, queues={"nothing of this"})
 
     @dramatiq.actor(queue_name="mail")
     def greet() -> None:
@@ -259,6 +260,8 @@ def test_one_process_of_all_reports_the_queues(
     greet.send()
     greet.send()
     greet.send_with_options(delay=60_000)
+    every_second = Schedule(name="tick", queue="mail", actor="greet", cron="* * * * * *")
+    last.inspector.schedules.put(every_second, declared=False)
 
     def exported() -> list[Point]:
         for process in processes:
@@ -278,6 +281,11 @@ def test_one_process_of_all_reports_the_queues(
     assert 0 <= age.value < 20
     (consumers,) = receiver.received.points("headrace.queue.consumers")
     assert consumers.value == 0
+    eventually(
+        lambda: exported() and receiver.received.points("headrace.schedule.overdue"),
+        lambda found: sums(found).get((), 0) > 1,  # nobody makes the fires
+        what="an overdue schedule",
+    )
     (used,) = receiver.received.points("headrace.server.memory.used")
     assert used.value > 100_000
     assert sums(receiver.received.points("headrace.worker.threads")) == {(): 6}

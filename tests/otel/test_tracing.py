@@ -353,7 +353,7 @@ def test_what_is_put_off_for_long_is_linked_only(
 
     greet.send_with_options(args=("soon",), delay=1)
     greet.send_with_options(args=("later",), delay=50)
-    greet.send_with_options(args=("by the clock",), scheduled_at="2026-01-01T00:00:00Z")
+    greet.send_with_options(args=("by the clock",), fire_time=1_767_225_600_000)
     start_worker(broker)
     runs = received.wait_for_spans("process mail", 3)
     sends = {send.span_id: send for send in received.spans("send mail")}
