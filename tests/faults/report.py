@@ -67,7 +67,10 @@ TITLES: Final = {
     "42": "clocks an hour off",
     "44": "entries that can't be decoded",
     "45": "actor nobody knows yet",
+    "46": "wrong or missing key, flipped bit, ciphertext moved",
+    "47": "an old ciphertext replayed",
     "48": "bodies over the limit",
+    "49": "a pickled body",
     "50": "NaN, large integers, NUL, emoji, lone surrogates",
     "51": "a backlog of a million",
     "52": "100,000 jobs due at one instant",
@@ -77,6 +80,7 @@ TITLES: Final = {
     "58": "one entry in 15 survives",
     "59": "holder of a limiter's slot killed",
     "60": "a redrive of 100,000 killed half way",
+    "67": "a canary secret through every end of a job",
 }
 BEGIN: Final = "<!-- make faults writes from here -->"
 END: Final = "<!-- to here -->"
