@@ -13,7 +13,7 @@ from actors.notices import notice_channels
 from actors.settings import ApplicationSettings
 from broker import StreamsBroker
 from broker.settings import Settings
-from middleware.stack import stack
+from middleware.stack import protection, stack
 from otel.sdk import Sdk, Service
 from otel.settings import ExportSettings, TelemetrySettings
 from otel.stack import layers
@@ -30,7 +30,12 @@ def build_broker(settings: Settings) -> StreamsBroker:
     return StreamsBroker(
         url=settings.redis_url,
         namespace=settings.queue_prefix,
-        middleware=[*telemetry.above, *stack(settings, channels), *telemetry.below],
+        middleware=[
+            *telemetry.above,
+            *stack(settings, channels),
+            *telemetry.below,
+            *protection(settings),
+        ],
         concurrency=settings.concurrency,
         limits=settings.limits,
         dead_letters=settings.dead_letters,

@@ -470,6 +470,16 @@ class StreamsBroker(Broker):
         kept = _of(self._dead_letters, queue)
         return DeadRetention(self.dead_message_ttl) if kept is None else kept
 
+    def drain(self) -> None:
+        """Take no more jobs; returns when those that this process has taken are ended.
+
+        There is no way back but a new worker. Settlements may still be on their way; the
+        worker's shutdown waits for them.
+        """
+        self.draining.set()
+        for held in list(self._in_flight.values()):
+            held.wait_for_end()
+
     def revive(self) -> None:
         """Start the worker's threads again if one has died; consumers see to it."""
         if self._settler is not None and self._keeper is not None:

@@ -42,6 +42,7 @@ class StreamsConsumer(Consumer):
         self.queue_name = queue_name
         self.timeout = timeout
         self._in_flight = broker.in_flight(queue_name)
+        self._in_flight.begin_taking()
         self._limit = self._in_flight.limit(prefetch)
         self._keys = broker.commands.keys(queue_name)
         self._fetches = 0
@@ -57,6 +58,7 @@ class StreamsConsumer(Consumer):
             return delivery
         self.broker.revive()
         if self.broker.draining.is_set():
+            self._in_flight.stop_taking()
             self._idle.wait(min(self.timeout, 100) / 1000)
             return None
         room = self._in_flight.wait_for_room(self._limit, 1, self.timeout / 1000)

@@ -100,6 +100,26 @@ class InFlight:
         self._held: dict[Lease, Delivery] = {}
         self._buffer: deque[Delivery] = deque()
         self._awaited_room = 0
+        #: A consumer is there that may bring more.
+        self._taking = False
+        self._awaited_end = False
+
+    def begin_taking(self) -> None:
+        """A consumer is there."""
+        with self._changed:
+            self._taking = True
+
+    def stop_taking(self) -> None:
+        """The consumer has seen that the broker drains: it brings nothing more."""
+        with self._changed:
+            self._taking = False
+            self._changed.notify_all()
+
+    def wait_for_end(self) -> None:
+        """Wait until nothing is held and nothing more can come."""
+        with self._changed:
+            self._awaited_end = True
+            self._changed.wait_for(lambda: not self._taking and not self._held)
 
     def limit(self, prefetch: int) -> int:
         """The most deliveries to hold at once, those that run included."""
@@ -124,7 +144,7 @@ class InFlight:
             if self._held.get(delivery.lease) is not delivery:
                 return False
             del self._held[delivery.lease]
-            if self._awaited_room:
+            if self._awaited_room or self._awaited_end:
                 self._changed.notify_all()
             return True
 

@@ -19,6 +19,7 @@ from dramatiq.middleware import (
     TimeLimit,
 )
 
+from broker.process_settings import RecyclingSettings
 from broker.settings import Settings
 from middleware.correlation import Correlation
 from middleware.encryption import Encryption
@@ -27,8 +28,16 @@ from middleware.logs import Logs
 from middleware.notice_channels import Channel
 from middleware.periodic import Periodic
 from middleware.rate_limits import RateLimits
+from middleware.recycling import Recycling
 from middleware.retries import PolicyRetries, RetryPolicy
 from middleware.validation import Validation
+
+
+def protection(settings: Settings) -> list[Middleware]:
+    """What has to be at the very end of a broker's list, after everybody's."""
+    wanted = settings.recycling != RecyclingSettings()
+    # Its after_process_boot hook comes first: it forks before anybody has begun anything.
+    return [Recycling(settings.recycling)] if wanted else []
 
 
 def stack(settings: Settings, channels: Sequence[Channel] = ()) -> list[Middleware]:
