@@ -1,6 +1,8 @@
 """Headrace's broker: every byte that goes to Redis."""
 
 from broker.broker import StreamsBroker
+from broker.cancellation import JobCancelled
+from broker.current import CurrentJob, NoCurrentJob, current_job
 from broker.dead_letters import DeadFilter, DeadRetention
 from broker.errors import (
     AuthenticationRefused,
@@ -18,26 +20,40 @@ from broker.errors import (
     SettingsError,
     UnsupportedClient,
 )
+from broker.events import Event
+from broker.jobs import JobRecord, JobUnknown, State, WaitTimeout
 from broker.limits import QueueLimit, Rate
+from broker.retention import Keep, Retention
 
 __all__ = [
     "AuthenticationRefused",
     "ClusterClientRequired",
+    "CurrentJob",
     "DeadFilter",
     "DeadRetention",
+    "Event",
     "EvictionPolicyRefused",
     "HeadraceError",
     "InvalidActorOption",
     "InvalidOption",
+    "JobCancelled",
+    "JobRecord",
+    "JobUnknown",
+    "Keep",
     "MessageTooLarge",
+    "NoCurrentJob",
     "QueueLimit",
     "Rate",
     "RateLimited",
     "Refused",
+    "Retention",
     "ServerOutOfMemory",
     "ServerRefused",
     "ServerTooOld",
     "SettingsError",
+    "State",
     "StreamsBroker",
     "UnsupportedClient",
+    "WaitTimeout",
+    "current_job",
 ]

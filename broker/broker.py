@@ -17,10 +17,11 @@ from dramatiq.broker import Broker, Consumer, MessageProxy
 from dramatiq.common import current_millis
 from dramatiq.errors import ActorNotFound, BrokerConnectionError, QueueJoinTimeout
 from dramatiq.message import Message
-from dramatiq.middleware import Middleware, MiddlewareError, Retries, Shutdown
+from dramatiq.middleware import Middleware, MiddlewareError, Retries, Shutdown, SkipMessage
 
-from broker import clients, entry, evidence, server
+from broker import clients, current, entry, evidence, server
 from broker.burial import burial
+from broker.cancellation import CancelListener, RunningJobs
 from broker.codec import Codec
 from broker.commands import Commands, NewMessage, Settlement
 from broker.consumer import StreamsConsumer
@@ -28,12 +29,18 @@ from broker.consumer_name import ConsumerName
 from broker.dead_letters import DeadRetention
 from broker.delivery import SUSPECT_FROM, Delivery, InFlight, Lease, SuspectSlot
 from broker.errors import AwaitsDeploy, InvalidOption, MessageTooLarge, Refused, ServerRefused
+from broker.events import Events
+from broker.facts import facts_of
 from broker.flow_commands import FlowCommands
 from broker.inspector import Inspector
+from broker.jobs import Jobs
 from broker.keeper import Keeper
+from broker.keys import cancel_channel
 from broker.limits import QueueLimit
-from broker.outcome import Abandon, Bury, Done, Outcome, Parked, Release, Retry
+from broker.options import NAMES, Options, check_int
+from broker.outcome import Abandon, Bury, Cancel, Done, Outcome, Parked, Release, Retry
 from broker.redaction import hide_sealed, without_texts
+from broker.retention import Retention
 from broker.schedule import Fired
 from broker.schedule_commands import ScheduleCommands
 from broker.schedules import Schedules
@@ -62,6 +69,7 @@ class StreamsBroker(Broker):
       max_deliveries: unsettled deliveries after which an entry is buried.
       concurrency: queue -> most jobs of it that run at once in this process.
       limits: queue -> what holds for it over all processes; set when a worker starts.
+      retention: queue -> which records of its ended jobs stay; a thousand for a day by default.
       max_message_bytes: encoded messages above it are refused; larger entries are buried.
       unknown_actor_grace: how long a message is retried that a later deploy may know.
       maintenance_chance: accepted for compatibility; maintenance is not left to chance here.
@@ -82,6 +90,7 @@ class StreamsBroker(Broker):
         concurrency: Mapping[str, int] | None = None,
         limits: Mapping[str, QueueLimit] | None = None,
         dead_letters: Mapping[str, DeadRetention] | None = None,
+        retention: Mapping[str, Retention] | None = None,
         max_message_bytes: int = 16 * 1024 * 1024,
         unknown_actor_grace: int = 60_000,
         **parameters: Any,
@@ -98,27 +107,28 @@ class StreamsBroker(Broker):
             ("max_message_bytes", max_message_bytes, 1),
             ("unknown_actor_grace", unknown_actor_grace, 0),
         ):
-            _check_int(name, value, least)
+            check_int(name, value, least)
         if not namespace:
             raise InvalidOption("namespace", namespace, "must be a non-empty string")
         self._concurrency = {} if concurrency is None else concurrency
         for queue, cap in self._concurrency.items():
-            _check_int(f"concurrency[{queue!r}]", cap, 1)
+            check_int(f"concurrency[{queue!r}]", cap, 1)
         self._dead_letters = {} if dead_letters is None else dead_letters
         for queue, kept in self._dead_letters.items():
-            _check_int(f"dead_letters[{queue!r}].age_ms", kept.age_ms, 0)
+            check_int(f"dead_letters[{queue!r}].age_ms", kept.age_ms, 0)
             if kept.count is not None:
-                _check_int(f"dead_letters[{queue!r}].count", kept.count, 0)
+                check_int(f"dead_letters[{queue!r}].count", kept.count, 0)
         self._limits = {} if limits is None else limits
         for queue, limit in self._limits.items():
             for name, bound in dataclasses.asdict(limit).items():
                 if bound is not None:
-                    _check_int(f"limits[{queue!r}].{name}", bound, 1)
+                    check_int(f"limits[{queue!r}].{name}", bound, 1)
+        self._retention = {} if retention is None else retention
         if url:
             parameters["connection_pool"] = redis.ConnectionPool.from_url(url)
         self.client = client if client is not None else redis.Redis(**parameters)
         clients.check(self.client)
-        self.actor_options |= {"broker_priority", "deduplication_key"}
+        self.actor_options |= NAMES
         self.queues: set[str] = set()
         self.namespace = namespace
         self.max_priority = max_priority
@@ -127,11 +137,14 @@ class StreamsBroker(Broker):
         self.max_deliveries = max_deliveries
         self.max_message_bytes = max_message_bytes
         self.unknown_actor_grace = unknown_actor_grace
+        self._options = Options(self.actors, max_priority)
         self.commands = Commands(self.client, namespace, max_priority)
         self.schedule_commands = ScheduleCommands(self.client, self.commands.keys)
         self.inspector = Inspector(
             self.commands, namespace, Schedules(self, self.schedule_commands)
         )
+        self.jobs = Jobs(self.commands, self.inspector.queues)
+        self.events = Events(self.commands)
         self.draining = threading.Event()
         self.suspects = SuspectSlot()
         self._producer = self.commands
@@ -144,8 +157,10 @@ class StreamsBroker(Broker):
         self._limited: set[str] = set()
         self._blocking: Any = None
         self._checked = False
+        self._running = RunningJobs()
         self._settler: Settler | None = None
         self._keeper: Keeper | None = None
+        self._cancel_listener: CancelListener | None = None
 
     # -- Dramatiq's contract ----------------------------------------------------------
 
@@ -205,7 +220,7 @@ class StreamsBroker(Broker):
 
     def _send(self, messages: list[Message[Any]], delay: int | None) -> list[Message[Any]]:
         if delay is not None:
-            _check_int("delay", delay, 0)
+            check_int("delay", delay, 0)
             messages = [m.copy(options={"eta": current_millis() + delay}) for m in messages]
         return self._emitting(messages, delay, lambda: self._write(messages, delay))
 
@@ -250,8 +265,8 @@ class StreamsBroker(Broker):
             self._register(queue)
         new = [self._new(message) for message in messages]
         token = secrets.token_urlsafe(6)  # eight characters: the next one costs 20 bytes a job
-        if delay:
-            known = self._producer.schedule(queue, token, delay, new)
+        if delay or any(m.claim is not None and m.claim.replaces for m in new):
+            known = self._producer.schedule(queue, token, delay or 0, new)
         else:
             known = self._producer.enqueue(queue, token, new)
         return [
@@ -300,9 +315,11 @@ class StreamsBroker(Broker):
             held.requeued = True
         return NewMessage(
             message.message_id,
-            self._level(message),
-            self._deduplication_key(message),
+            message.actor_name,
+            self._options.level(message),
+            self._options.claim(message),
             held is not None,
+            self._options.recorded(message),
             self._encode(message),
         )
 
@@ -320,29 +337,10 @@ class StreamsBroker(Broker):
         """What no entry exceeds that this broker's producers and workers have written."""
         return self.max_message_bytes + evidence.MOST_ADDED_BYTES
 
-    def _option(self, message: Message[Any], name: str, default: Any) -> Any:
-        if name in message.options:
-            return message.options[name]
-        actor = self.actors.get(message.actor_name)
-        return default if actor is None else actor.options.get(name, default)
-
-    def _level(self, message: Message[Any]) -> int:
-        level = self._option(message, "broker_priority", 0)
-        if type(level) is not int or not 0 <= level <= self.max_priority:
-            raise InvalidOption(
-                "broker_priority", level, f"must be an integer from 0 to {self.max_priority}"
-            )
-        return level
-
-    def _deduplication_key(self, message: Message[Any]) -> str:
-        key = self._option(message, "deduplication_key", None)
-        if key is None:
-            return ""
-        if not isinstance(key, str) or not key:
-            raise InvalidOption("deduplication_key", key, "must be a non-empty string")
-        return key
-
     def _retry(self, delivery: Delivery, delay: int | None) -> Message[Any]:
+        if delivery.cancelled:
+            delivery.outcome = Cancel()
+            return delivery._message
         if isinstance(delivery.exception, Shutdown):
             delivery.outcome = Release()
             return delivery._message
@@ -357,7 +355,7 @@ class StreamsBroker(Broker):
         message: Message[Any] = delivery.copy(options=options)
         self.emit_before("enqueue", message, delay)
         fields = self._encode(message, added=evidence.MOST_ADDED_BYTES)
-        delivery.outcome = Retry(max(0, int(delay or 0)), self._level(message), fields)
+        delivery.outcome = Retry(max(0, int(delay or 0)), self._options.level(message), fields)
         self.emit_after("enqueue", message, delay)
         return message
 
@@ -404,6 +402,8 @@ class StreamsBroker(Broker):
             self._boot()
         elif signal == "worker_shutdown":
             self.draining.set()
+        elif signal == "process_message":
+            self._begin(*args)
         for middleware, listener in self._signals.listeners(f"before_{signal}", self.middleware):
             try:
                 listener(self, *args, **kwargs)
@@ -416,7 +416,10 @@ class StreamsBroker(Broker):
                 self._swallowed(f"before_{signal}", middleware, args)
 
     def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
-        if signal == "worker_shutdown":
+        if signal in ("process_message", "skip_message"):
+            self._running.leave(*args)
+            current.end()
+        elif signal == "worker_shutdown":
             self._shut_down()  # first: the middleware sees the last settlements too
         listeners = self._signals.listeners(f"after_{signal}", self.middleware)
         for middleware, listener in reversed(listeners):
@@ -424,6 +427,17 @@ class StreamsBroker(Broker):
                 listener(self, *args, **kwargs)
             except Exception:
                 self._swallowed(f"after_{signal}", middleware, args)
+
+    def _begin(self, delivery: Delivery) -> None:
+        retries = delivery.options.get("retries")
+        delivery.attempt = 1 + retries if isinstance(retries, int) else 1  # whoever wrote it
+        try:
+            self._running.enter(delivery)
+        except SkipMessage:
+            delivery.outcome = Cancel()
+            raise
+        delivery.started_ms = current_millis()
+        current.begin(delivery, self.commands.progress)
 
     def _swallowed(self, signal: str, middleware: Middleware, args: tuple[Any, ...]) -> None:
         # As Dramatiq's own broker does: a middleware's defect stops no job.
@@ -454,7 +468,9 @@ class StreamsBroker(Broker):
             self.max_priority,
             repeat=False,
         )
-        self._settler = Settler(self.commands, lambda *end: self.emit_after("settle", *end))
+        self._settler = Settler(
+            self.commands, self._retention_of, lambda *end: self.emit_after("settle", *end)
+        )
         self._settler.start()
         self._keeper = Keeper(
             self.commands,
@@ -463,8 +479,27 @@ class StreamsBroker(Broker):
             lease_ms=self.heartbeat_timeout,
             max_deliveries=self.max_deliveries,
             dead_retention=self._dead_retention,
+            retention=self._retention_of,
+            on_cancelled=self._running.cancel,
         )
         self._keeper.start()
+        self._cancel_listener = CancelListener(
+            self.client,
+            cancel_channel(self.namespace),
+            on_cancel=self._cancel,
+            on_gap=self._keeper.look_now,
+        )
+        self._cancel_listener.start()
+
+    def _retention_of(self, queue: str) -> Retention:
+        found = _of(self._retention, queue)
+        return Retention() if found is None else found
+
+    def _cancel(self, message_id: str) -> None:
+        for held in list(self._in_flight.values()):
+            delivery = held.holds(message_id)
+            if delivery is not None:
+                self._running.cancel(delivery)
 
     def _dead_retention(self, queue: str) -> DeadRetention:
         kept = _of(self._dead_letters, queue)
@@ -494,6 +529,8 @@ class StreamsBroker(Broker):
             self._settler.stop(_FLUSH_SECONDS)
         if self._keeper is not None:
             self._keeper.stop()
+        if self._cancel_listener is not None:
+            self._cancel_listener.stop()
 
     @property
     def consumer_name(self) -> str:
@@ -533,8 +570,17 @@ class StreamsBroker(Broker):
         if isinstance(outcome, Abandon | Parked):
             self.suspects.free(delivery.lease)
             return
-        key = self._option(delivery._message, "deduplication_key", None) or ""
-        self._put(queue, Settlement(delivery.lease, delivery.message_id, str(key), outcome))
+        message = delivery._message
+        key = self._options.get(message, "deduplication_key", None) or ""
+        failure = None if delivery.cancelled else delivery.exception
+        error = "" if failure is None else delivery.told(failure)
+        # Not recorded(): another language's option of any kind must not hinder the end.
+        recorded = self._options.get(message, "records", True) is not False
+        facts = facts_of(delivery, error) if recorded else None
+        self._put(
+            queue,
+            Settlement(delivery.lease, message.message_id, str(key), outcome, facts, error),
+        )
 
     def settle_raw(self, queue: str, lease: Lease, message_id: str, outcome: Outcome) -> None:
         """Settle an entry that is no message."""
@@ -549,12 +595,14 @@ class StreamsBroker(Broker):
 
     def _outcome(self, delivery: Delivery, failed: bool) -> Outcome:
         error = delivery.exception
+        if delivery.cancelled and (failed or error is not None):
+            return Cancel()
         if failed:
             if isinstance(error, Shutdown):
                 return Release()
             if isinstance(error, ActorNotFound | AwaitsDeploy):
                 return self._await_deploy(delivery)
-            return self._burial(delivery, self._option(delivery._message, "throws", None))
+            return self._burial(delivery, self._options.get(delivery._message, "throws", None))
         if delivery.outcome is not None:
             return delivery.outcome
         # With Retries in place a failure is retried or rejected. Neither happened: preparing
@@ -593,8 +641,3 @@ def _of(mapping: Mapping[str, T], queue: str) -> T | None:
         return mapping[queue]  # not get(): the mapping may know a default of its own
     except KeyError:
         return None
-
-
-def _check_int(name: str, value: object, least: int) -> None:
-    if type(value) is not int or value < least:
-        raise InvalidOption(name, value, f"must be an integer of at least {least}")

@@ -14,12 +14,12 @@ from redis.sentinel import SentinelConnectionPool
 from broker.errors import UnsupportedClient, translated
 
 
-def derive(client: Any, *, socket_timeout: float) -> Any:
+def derive(client: Any, *, socket_timeout: float | None) -> Any:
     """A client to the same server that never repeats a command by itself.
 
     A silent repeat of a fetch strands entries and that of a settlement looks like a lost
     lease, so whoever calls must know. The protocol is pinned: RESP3 changes the shape of
-    XREADGROUP's reply. ``socket_timeout`` is in seconds.
+    XREADGROUP's reply. ``socket_timeout`` is in seconds; None waits for ever.
 
     How the client connects is kept: address, socket, Sentinel, credentials, TLS, health
     checks. A pool's limit of connections is not: each consumer needs one to block on.
@@ -46,7 +46,7 @@ def derive(client: Any, *, socket_timeout: float) -> Any:
     if isinstance(pool, SentinelConnectionPool):
         kwargs["check_connection"] = pool.check_connection
         return pool.sentinel_manager.master_for(pool.service_name, **kwargs)
-    return redis.Redis(connection_pool=redis.ConnectionPool(**kwargs))
+    return redis.Redis.from_pool(redis.ConnectionPool(**kwargs))
 
 
 def _derive_cluster(client: redis.RedisCluster, overrides: dict[str, Any]) -> redis.RedisCluster:

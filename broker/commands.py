@@ -14,12 +14,27 @@ from broker.direct import direct
 from broker.entry import Fields
 from broker.errors import translated
 from broker.failures import FailureKind
-from broker.keys import QueueKeys, leader_key, notices_key, queues_key
+from broker.keys import QueueKeys, cancel_channel, leader_key, notices_key, queues_key
 from broker.limits import KeyLimits, QueueLimit
-from broker.outcome import Bury, Done, Outcome, Park, Release, Retry, Settled
+from broker.outcome import Bury, Cancel, Done, Outcome, Park, Release, Retry, Settled
+from broker.retention import Keep
 from broker.scripts import Client, script
 
 _pack = entry.pack_array
+_ALL = Keep()
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A deduplication key, and how long a message holds it."""
+
+    key: str
+    #: The longest; 0: as long as the message waits or runs.
+    ttl_ms: int = 0
+    #: It is held for the whole ttl, also when the message has ended before.
+    outlives: bool = False
+    #: A scheduled message that holds it is replaced.
+    replaces: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +42,13 @@ class NewMessage:
     """A message on its way into a queue, encoded."""
 
     message_id: str
+    actor: str
     level: int
-    deduplication_key: str
+    claim: Claim | None
     #: It replaces a message of the same id that this process is running.
     successor: bool
+    #: Whether a record of it is kept.
+    recorded: bool
     fields: Fields
 
 
@@ -42,6 +60,10 @@ class Settlement:
     message_id: str
     deduplication_key: str
     outcome: Outcome
+    #: What the record will say, field, value, ..., the actor first; None: no record is kept.
+    facts: list[str] | None = None
+    #: Why this attempt failed; empty when it did not.
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +109,37 @@ BEGINNING: Position = (0, b"0-0")
 
 
 @dataclass(frozen=True, slots=True)
+class Renewed:
+    """What a renewal found out; the other leases hold on."""
+
+    lost: list[Lease]
+    #: Of those that hold on: whoever runs them is to end them.
+    cancelled: list[Lease]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the server knows of one job."""
+
+    #: ended, waiting, scheduled or running.
+    place: str
+    record: dict[bytes, bytes]
+    #: The entry's fields; empty when the job has ended.
+    fields: dict[bytes, bytes]
+    #: Who runs it; empty for nobody.
+    consumer: str
+    deliveries: int
+    due_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Reclaimed:
     """What one bounded reclaim did; ``position`` is None when nothing is left to look at."""
 
     position: Position | None
     released: int
-    buried: int
+    #: Buried, or cancelled while they ran.
+    ended: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,14 +261,17 @@ class Commands:
                 (
                     m.message_id,
                     streams.setdefault(m.level, len(streams)),
-                    m.deduplication_key,
+                    m.level,
+                    pack_claim(m.claim),
                     m.successor,
+                    m.recorded,
                     m.fields,
                 )
             )
             for m in messages
         ]
-        keys = [k.wake, k.control, k.dedup, k.job_prefix, *(k.ready[level] for level in streams)]
+        keys = [k.wake, k.control, k.dedup, k.lapsing, k.job_prefix, k.events]
+        keys += [k.ready[level] for level in streams]
         known = self._run("enqueue", keys, token, *packed)
         return [id.decode() for id in known]
 
@@ -231,10 +281,23 @@ class Commands:
         """Put messages aside for ``delay_ms`` by the server's clock; else as :meth:`enqueue`."""
         k = self.keys(queue)
         packed = [
-            _pack((m.message_id, m.deduplication_key, m.successor, entry.pack(m.fields, m.level)))
+            _pack(
+                (
+                    m.message_id,
+                    pack_claim(m.claim),
+                    m.successor,
+                    m.recorded,
+                    m.claim is not None and m.claim.replaces,
+                    m.actor,
+                    entry.pack(m.fields, m.level),
+                )
+            )
             for m in messages
         ]
-        keys = (k.scheduled, k.scheduled_messages, k.wake, k.dedup, k.job_prefix)
+        keys = (
+            *(k.scheduled, k.scheduled_messages, k.wake, k.dedup, k.lapsing),
+            *(k.job_prefix, k.events, k.recent("cancelled")),
+        )
         return [id.decode() for id in self._run("schedule", keys, token, delay_ms, *packed)]
 
     def fetch(
@@ -245,16 +308,21 @@ class Commands:
         *,
         lowest_first: bool,
         suspects: int,
+        taken: Sequence[Handed] = (),
         signals: Sequence[bytes],
     ) -> Fetched:
-        """Promote what is due and take up to ``count`` entries, ``suspects`` of them suspects."""
+        """Promote what is due and take up to ``count`` entries, ``suspects`` of them suspects.
+
+        ``taken`` is what the consumer got by a blocked read: their records are told.
+        """
         k = self.keys(queue)
         keys = (
-            *(k.scheduled, k.scheduled_messages, k.control, k.wake),
-            *(k.dead, k.dead_messages, k.dedup, k.job_prefix, *k.ready),
+            *(k.scheduled, k.scheduled_messages, k.control, k.wake, k.dead, k.dead_messages),
+            *(k.dedup, k.job_prefix, k.events, k.recent("dead"), *k.ready),
         )
+        noted = _pack([(it.lease.level, it.lease.entry_id, it.fields) for it in taken])
         now, due, gated, rows = self._run(
-            "fetch", keys, consumer, count, int(lowest_first), suspects, *signals
+            "fetch", keys, consumer, count, int(lowest_first), suspects, noted, *signals
         )
         handed = [
             Handed(Lease(level, id, deliveries, consumer), fields)
@@ -262,46 +330,81 @@ class Commands:
         ]
         return Fetched(handed, None if due < 0 else max(0, due - now), bool(gated))
 
-    def settle(self, queue: str, settlements: Sequence[Settlement]) -> list[Settled]:
-        """End deliveries in one round trip; a stale one changes nothing."""
+    def settle(
+        self, queue: str, settlements: Sequence[Settlement], completed: Keep = _ALL
+    ) -> list[Settled]:
+        """End deliveries in one round trip; a stale one changes nothing.
+
+        ``completed`` says which records of completed jobs stay.
+        """
         k = self.keys(queue)
         keys = (
             *(k.scheduled, k.scheduled_messages, k.dead, k.dead_messages),
-            *(k.control, k.wake, k.dedup, k.job_prefix, *k.ready),
+            *(k.control, k.wake, k.dedup, k.job_prefix, k.events),
+            *(k.recent("completed"), k.recent("dead"), k.recent("cancelled"), *k.ready),
         )
-        return [
-            Settled(reply)
-            for reply in self._run("settle", keys, *map(_pack_settlement, settlements))
-        ]
+        packed = map(_pack_settlement, settlements)
+        return [Settled(reply) for reply in self._run("settle", keys, *_bounds(completed), *packed)]
 
-    def renew(self, queue: str, leases: Sequence[Lease]) -> list[Lease]:
-        """Renew leases; returns those that are lost."""
+    def renew(self, queue: str, leases: Sequence[tuple[Lease, str]]) -> Renewed:
+        """Renew the leases of messages, given with their ids."""
+        k = self.keys(queue)
         packed = [
-            _pack((lease.level, lease.entry_id, lease.count, lease.consumer)) for lease in leases
+            _pack((lease.level, lease.entry_id, lease.count, lease.consumer, message_id))
+            for lease, message_id in leases
         ]
-        return [leases[index - 1] for index in self._run("renew", self.keys(queue).ready, *packed)]
+        lost, cancelled = self._run("renew", (k.job_prefix, *k.ready), *packed)
+        return Renewed(
+            [leases[index - 1][0] for index in lost], [leases[index - 1][0] for index in cancelled]
+        )
+
+    def cancel(self, queue: str, message_id: str) -> str:
+        """Cancel a job; cancelled, requested (it runs), ended (before this) or unknown."""
+        k = self.keys(queue)
+        keys = (
+            *(k.scheduled, k.scheduled_messages, k.dedup, k.job_prefix, k.events),
+            *(k.recent("cancelled"), k.control, k.wake, *k.ready),
+        )
+        reply: bytes = self._run("cancel", keys, message_id, cancel_channel(self._namespace))
+        return reply.decode()
+
+    def progress(
+        self, queue: str, lease: Lease, message_id: str, progress: float, note: str
+    ) -> bool:
+        """Note how far a running job is; False if the lease is lost or no record is kept."""
+        k = self.keys(queue)
+        fence = (lease.entry_id, lease.count, lease.consumer)
+        keys = (k.ready[lease.level], k.job_prefix)
+        return bool(self._run("progress", keys, *fence, message_id, repr(progress), note))
+
+    def jobs(self, queue: str, message_ids: Sequence[str]) -> list[Found | None]:
+        """What is known of these jobs at one moment; None for those without a record."""
+        k = self.keys(queue)
+        keys = (k.scheduled, k.scheduled_messages, k.job_prefix, *k.ready)
+        return [
+            None if row is None else _found(row) for row in self._run("jobs", keys, *message_ids)
+        ]
 
     def reclaim(
         self, queue: str, lease_ms: int, max_deliveries: int, limit: int, position: Position
     ) -> Reclaimed:
         """Take up to ``limit`` deliveries whose lease has expired, from ``position`` on."""
         k = self.keys(queue)
-        keys = (k.dead, k.dead_messages, k.wake, k.dedup, k.job_prefix, *k.ready)
-        level, cursor, released, buried = self._run(
-            "reclaim", keys, lease_ms, max_deliveries, limit, *position
+        level, cursor, released, ended = self._run(
+            "reclaim", (*_hand_back(k), *k.ready), lease_ms, max_deliveries, limit, *position
         )
-        return Reclaimed(None if level < 0 else (level, cursor), released, buried)
+        return Reclaimed(None if level < 0 else (level, cursor), released, ended)
 
     def reclaim_consumer(
         self, queue: str, level: int, consumer: str, max_deliveries: int, limit: int
     ) -> tuple[int, int]:
-        """Take what a vanished consumer held; returns how many were released and buried."""
+        """Take what a vanished consumer held; returns the numbers released and ended."""
         k = self.keys(queue)
-        keys = (k.dead, k.dead_messages, k.wake, k.dedup, k.job_prefix, k.ready[level])
-        released, buried = self._run(
-            "reclaim_consumer", keys, consumer, max_deliveries, limit, level
+        released, ended = self._run(
+            *("reclaim_consumer", (*_hand_back(k), k.ready[level])),
+            *(consumer, max_deliveries, limit, level),
         )
-        return released, buried
+        return released, ended
 
     def kept_ids(self, queue: str, kept: Kept, cursor: int, count: int) -> tuple[int, list[bytes]]:
         """About ``count`` ids of what is kept; the next cursor is 0 at the end."""
@@ -342,7 +445,10 @@ class Commands:
     def redrive(self, queue: str, letters: Iterable[Redriven]) -> int:
         """Move dead letters back; returns how many of them were still there."""
         k = self.keys(queue)
-        keys = (k.dead, k.dead_messages, k.control, k.wake, k.dedup, k.job_prefix, *k.ready)
+        keys = (
+            *(k.dead, k.dead_messages, k.control, k.wake, k.dedup, k.job_prefix),
+            *(k.events, k.recent("dead"), *k.ready),
+        )
         packed = [
             _pack((it.key, it.message_id, self._present(it.level), it.deduplication_key, it.fields))
             for it in letters
@@ -406,6 +512,17 @@ class Commands:
                 return now_ms, fresh
             offset += limit
 
+    def forget(self, queue: str, state: str, kept: Keep, limit: int) -> int:
+        """Drop up to ``limit`` records of jobs that ended so, beyond ``kept``; returns how many."""
+        k = self.keys(queue)
+        keys = (k.recent(state), k.job_prefix)
+        return int(self._run("forget", keys, state, *_bounds(kept), limit))
+
+    def lapse(self, queue: str, limit: int) -> int:
+        """Free up to ``limit`` deduplication keys whose time is over; returns how many."""
+        k = self.keys(queue)
+        return int(self._run("lapse", (k.lapsing, k.dedup), limit))
+
     def inspect(self, queue: str) -> QueueInfo:
         """Counts of one queue, from one moment; all 0 for a queue nobody used."""
         k = self.keys(queue)
@@ -451,7 +568,7 @@ class Commands:
         keys = (
             *(k.scheduled, k.scheduled_messages, k.wake, k.ready[lease.level], k.job_prefix),
             *(k.limit(rate_key), k.rate_line(rate_key)),
-            *(k.limit(slots_key), k.slots(slots_key), k.slots_line(slots_key)),
+            *(k.limit(slots_key), k.slots(slots_key), k.slots_line(slots_key), k.events),
         )
         turn, now_us, due_ms, holder = self._run(
             "start",
@@ -547,26 +664,54 @@ def _head(row: list[Any]) -> LetterHead:
     )
 
 
+def _hand_back(k: QueueKeys) -> tuple[str, ...]:
+    return (
+        *(k.dead, k.dead_messages, k.wake, k.dedup, k.job_prefix),
+        *(k.events, k.recent("dead"), k.recent("cancelled")),
+    )
+
+
+def _bounds(kept: Keep) -> tuple[int, int]:
+    count = -1 if kept.count is None else kept.count
+    return count, -1 if kept.age_ms is None else kept.age_ms
+
+
+def pack_claim(claim: Claim | None) -> tuple[str, int, bool] | bool:
+    """As ``admit.lua`` reads it."""
+    return False if claim is None else (claim.key, claim.ttl_ms, claim.outlives)
+
+
+def _found(row: Sequence[Any]) -> Found:
+    place, record, message, consumer, deliveries, due = row
+    parts = entry.unpack(message) if isinstance(message, bytes) and message else message or []
+    return Found(
+        place.decode(),
+        entry.to_mapping(record),
+        dict(zip(parts[::2], parts[1::2], strict=False)),
+        consumer.decode(),
+        deliveries,
+        None if due < 0 else due,
+    )
+
+
 def _pack_settlement(s: Settlement) -> bytes:
     lease = s.lease
-    fence = (
-        lease.level,
-        lease.entry_id,
-        lease.count,
-        lease.consumer,
-        s.message_id,
-        s.deduplication_key,
+    common = (
+        *(lease.level, lease.entry_id, lease.count, lease.consumer),
+        *(s.message_id, s.deduplication_key, s.facts or False, s.error),
     )
     match s.outcome:
         case Done():
-            return _pack(("done", *fence))
+            return _pack(("done", *common))
         case Retry(delay_ms, level, fields):
-            return _pack(("retry", *fence, delay_ms, fields, entry.pack(fields, level), level))
+            return _pack(("retry", *common, delay_ms, fields, entry.pack(fields, level), level))
         case Park(delay_ms):
-            return _pack(("park", *fence, delay_ms))
+            return _pack(("park", *common, delay_ms))
         case Release():
-            return _pack(("release", *fence))
+            return _pack(("release", *common))
+        case Cancel():
+            return _pack(("cancel", *common))
         case Bury(reason, error, actor, error_type, trail):
-            return _pack(("bury", *fence, reason, error, actor, error_type, trail))
+            return _pack(("bury", *common, reason, error, actor, error_type, trail))
         case outcome:
             raise TypeError(f"{outcome!r} is no settlement")

@@ -12,7 +12,7 @@ from dramatiq.errors import DecodeError
 from dramatiq.logging import get_logger
 
 from broker import entry, evidence
-from broker.commands import Handed
+from broker.commands import Fetched, Handed
 from broker.delivery import Delivery, Lease
 from broker.direct import pipeline
 from broker.errors import translated
@@ -50,6 +50,8 @@ class StreamsConsumer(Consumer):
         self._quiet = 0
         self._gated = False
         self._signals: list[bytes] = []
+        #: What blocked reads brought, until the next fetch tells it to the records.
+        self._taken: list[Handed] = []
         self._idle = threading.Event()
 
     def __next__(self) -> MessageProxy | None:
@@ -61,6 +63,9 @@ class StreamsConsumer(Consumer):
             self._in_flight.stop_taking()
             self._idle.wait(min(self.timeout, 100) / 1000)
             return None
+        room = self._in_flight.wait_for_room(self._limit, 1, 0)
+        if room <= 0 and self._taken:
+            self._ask(0, suspects=0)
         room = self._in_flight.wait_for_room(self._limit, 1, self.timeout / 1000)
         if room <= 0:
             return None
@@ -73,24 +78,29 @@ class StreamsConsumer(Consumer):
             self._fetch(room)
         return self._in_flight.next(self._limit)
 
+    def _ask(self, room: int, *, suspects: int) -> Fetched:
+        fetched = self.broker.commands.fetch(
+            self.queue_name,
+            self.broker.consumer_name,
+            room,
+            lowest_first=self._fetches % _LOWEST_FIRST_EVERY == 0,
+            suspects=suspects,
+            taken=self._taken,
+            signals=self._signals,
+        )
+        self._signals, self._taken = [], []
+        return fetched
+
     def _fetch(self, room: int) -> None:
         self._fetches += 1
         reserved = self.broker.suspects.reserve()
         leases: list[Lease] = []
         try:
-            fetched = self.broker.commands.fetch(
-                self.queue_name,
-                self.broker.consumer_name,
-                room,
-                lowest_first=self._fetches % _LOWEST_FIRST_EVERY == 0,
-                suspects=int(reserved),
-                signals=self._signals,
-            )
+            fetched = self._ask(room, suspects=int(reserved))
             leases = [handed.lease for handed in fetched.deliveries]
         finally:
             if reserved:
                 self.broker.suspects.occupy(leases)
-        self._signals = []
         if fetched.deliveries:
             self._take(fetched.deliveries)
             return
@@ -124,6 +134,7 @@ class StreamsConsumer(Consumer):
             for taken in handed:
                 self.broker.settle_raw(self.queue_name, taken.lease, "", Release())
         else:
+            self._taken += handed
             self._take(handed)
 
     def _read(self, reply: Iterable[Any]) -> list[Handed]:

@@ -53,6 +53,12 @@ class Delivery(MessageProxy):
         self.requeued = False
         #: Held while the job runs, and renewed with the lease.
         self.slot: Slot | None = None
+        #: When its run began, unix ms; None until then.
+        self.started_ms: int | None = None
+        #: The number of this run, the first is 1; a retry that is prepared does not change it.
+        self.attempt = 1
+        #: Somebody wants it cancelled; written under the lock of `RunningJobs` only.
+        self.cancelled = False
 
     @property
     def message(self) -> Message[Any]:
@@ -164,9 +170,9 @@ class InFlight:
                     return delivery
             return None
 
-    def leases(self) -> list[Lease]:
+    def deliveries(self) -> list[Delivery]:
         with self._changed:
-            return [delivery.lease for delivery in self._held.values()]
+            return list(self._held.values())
 
     def slots(self) -> list[Slot]:
         with self._changed:

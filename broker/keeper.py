@@ -15,9 +15,10 @@ from dramatiq.logging import get_logger
 from broker.commands import BEGINNING, Commands, Position
 from broker.consumer_name import ConsumerName
 from broker.dead_letters import DeadRetention
-from broker.delivery import InFlight
+from broker.delivery import Delivery, InFlight
 from broker.errors import translated
 from broker.keys import GROUP
+from broker.retention import Keep, Retention
 
 _RENEWED_PER_CALL = 500
 _RECLAIMED_PER_CALL = 100
@@ -37,6 +38,8 @@ class Keeper:
         lease_ms: int,
         max_deliveries: int,
         dead_retention: Callable[[str], DeadRetention],
+        retention: Callable[[str], Retention],
+        on_cancelled: Callable[[Delivery], None],
     ) -> None:
         self._commands = commands
         self._in_flight = in_flight
@@ -44,6 +47,8 @@ class Keeper:
         self._lease_ms = lease_ms
         self._max_deliveries = max_deliveries
         self._dead_retention = dead_retention
+        self._retention = retention
+        self._on_cancelled = on_cancelled
         self._positions: dict[str, Position] = {}
         self._released_for: set[str] = set()
         self._logger = get_logger(__name__, type(self))
@@ -64,7 +69,11 @@ class Keeper:
         self.start()
 
     def look_now(self) -> None:
-        """Begin a round at once: a queue is new here, and may hold what a vanished process left."""
+        """Begin a round at once, with the renewals.
+
+        A queue is new here and may hold what a vanished process left, or a cancelled job has
+        gone unheard.
+        """
         self._due.set()
 
     def stop(self) -> None:
@@ -113,15 +122,38 @@ class Keeper:
         kept = self._dead_retention(queue)
         while self._commands.sweep(queue, kept.age_ms, kept.count, _SWEPT_PER_CALL):
             pass
+        self._forget(queue)
+        while self._commands.lapse(queue, _SWEPT_PER_CALL) == _SWEPT_PER_CALL:
+            pass
         self._commands.reap(queue, self._lease_ms * 2)
         self._commands.register(queue)  # last: a full server refuses this one
 
+    def _forget(self, queue: str) -> None:
+        """Drop the records that are not to be kept any longer."""
+        kept = self._retention(queue)
+        # A dead job's record says nothing without its letter.
+        dead = self._dead_retention(queue)
+        age_ms = dead.age_ms if kept.failed.age_ms is None else kept.failed.age_ms
+        failed = Keep(kept.failed.count, age_ms)
+        for state, bounds in (
+            *(("completed", kept.completed), ("cancelled", kept.completed)),
+            *(("dead", failed),),
+        ):
+            while self._commands.forget(queue, state, bounds, _SWEPT_PER_CALL) == _SWEPT_PER_CALL:
+                pass
+
     def _renew(self, queue: str, held: InFlight) -> None:
-        leases = held.leases()
+        deliveries = {delivery.lease: delivery for delivery in held.deliveries()}
+        leases = [(lease, delivery.message_id) for lease, delivery in deliveries.items()]
         for start in range(0, len(leases), _RENEWED_PER_CALL):
-            lost = self._commands.renew(queue, leases[start : start + _RENEWED_PER_CALL])
+            renewed = self._commands.renew(queue, leases[start : start + _RENEWED_PER_CALL])
+            for lease in renewed.cancelled:
+                self._on_cancelled(deliveries[lease])
+            if not renewed.lost:
+                continue
             # Most of what is lost has been settled in between.
-            for lease in set(lost).intersection(held.leases()) if lost else ():
+            still_held = {delivery.lease for delivery in held.deliveries()}
+            for lease in still_held.intersection(renewed.lost):
                 self._logger.warning(
                     *("Lost the lease of entry %r on queue %r.", lease.entry_id.decode(), queue),
                     extra={"queueName": queue},
@@ -150,12 +182,12 @@ class Keeper:
                 queue, self._lease_ms, self._max_deliveries, _RECLAIMED_PER_CALL, position
             )
             position = done.position
-            if done.released or done.buried:
+            if done.released or done.ended:
                 self._logger.warning(
-                    "Reclaimed from queue %r: %d released, %d buried.",
+                    "Reclaimed from queue %r: %d released, %d buried or cancelled.",
                     queue,
                     done.released,
-                    done.buried,
+                    done.ended,
                     extra={"queueName": queue},
                 )
         if position is not None:

@@ -56,6 +56,11 @@ class QueueKeys:
         return self._key("dedup")
 
     @property
+    def lapsing(self) -> str:
+        """Deduplication keys that have a time of their own."""
+        return self._key("dedup:lapsing")
+
+    @property
     def events(self) -> str:
         return self._key("events")
 
@@ -93,6 +98,10 @@ class QueueKeys:
         """A job's record is this prefix and the message id (scripts complete it)."""
         return self._key("job:")
 
+    def recent(self, state: str) -> str:
+        """The index of the records of jobs that ended in this state."""
+        return self._key(f"recent:{state}")
+
     @property
     def flow_prefix(self) -> str:
         """A flow's state is this prefix and its id, and keys that go on after the id."""
@@ -106,6 +115,11 @@ class QueueKeys:
     def outbox(self) -> str:
         """Letters: what is to be done in other slots, or later."""
         return self._key("outbox")
+
+
+def cancel_channel(namespace: str) -> str:
+    """Where workers hear which running job is to be cancelled."""
+    return f"{{{namespace}}}:cancel"
 
 
 def queues_key(namespace: str) -> str:

@@ -41,6 +41,11 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Cancel:
+    """The job was cancelled; its entry goes and it is not tried again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Bury:
     """Move the entry, as it lies in its stream, to the dead letters with the evidence.
 
@@ -61,7 +66,7 @@ class Abandon:
     """Settle nothing: the lease runs out and the entry is delivered again."""
 
 
-Outcome: TypeAlias = Done | Retry | Park | Parked | Release | Bury | Abandon
+Outcome: TypeAlias = Done | Retry | Park | Parked | Release | Cancel | Bury | Abandon
 
 
 class Settled(Enum):

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from broker.commands import NewMessage
+from broker.commands import NewMessage, pack_claim
 from broker.direct import direct
+from broker.entry import pack_array
 from broker.errors import translated
 from broker.keys import QueueKeys
 from broker.schedule import Fired
@@ -73,9 +74,13 @@ class ScheduleCommands:
     ) -> Fired:
         """Enqueue the message of a fire, unless it was made before."""
         k = self._keys(queue)
-        keys = (*self._of(queue), k.wake, k.control, k.dedup, k.job_prefix, k.ready[message.level])
+        keys = (
+            *(*self._of(queue), k.wake, k.control, k.dedup, k.lapsing, k.job_prefix, k.events),
+            k.ready[message.level],
+        )
         args = (kept.name, kept.definition, at_ms, overlap, token)
-        new = (message.message_id, message.deduplication_key, *message.fields)
+        how = pack_array((message.level, pack_claim(message.claim), message.recorded))
+        new = (message.message_id, how, *message.fields)
         return Fired(self._run("fire", keys, *args, *new))
 
     def pass_over(self, queue: str, kept: Kept, until_ms: int, count: int) -> bool:

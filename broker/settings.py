@@ -21,6 +21,8 @@ from broker.errors import SettingsError
 from broker.limits import QueueLimit
 from broker.notification_settings import NotificationSettings
 from broker.process_settings import EncryptionSettings, LoggingSettings, RecyclingSettings
+from broker.retention import Keep
+from broker.retention import Retention as RecordRetention
 
 Environment: TypeAlias = Literal["development", "production"]
 AtLeastOne: TypeAlias = Annotated[int, Meta(ge=1)]
@@ -209,6 +211,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return _Concurrency(self)
 
     @property
+    def retention(self) -> Mapping[str, RecordRetention]:
+        """Which records of ended jobs any queue keeps."""
+        return _Retentions(self)
+
+    @property
     def limits(self) -> Mapping[str, QueueLimit]:
         """The bounds over all processes of any queue that has some."""
         return _Limits(self)
@@ -243,6 +250,23 @@ class _Concurrency(Mapping[str, int]):
         return len(self._settings.queues)
 
 
+class _Retentions(Mapping[str, RecordRetention]):
+    """Answers for every queue, and lists those that have a table."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def __getitem__(self, queue: str) -> RecordRetention:
+        found = self._settings.queue(queue)
+        return RecordRetention(_kept(found.remove_on_complete), _kept(found.remove_on_fail))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._settings.queues)
+
+    def __len__(self) -> int:
+        return len(self._settings.queues)
+
+
 class _DeadLetters(Mapping[str, DeadRetention]):
     """Answers for every queue, and lists those that have a table."""
 
@@ -258,6 +282,14 @@ class _DeadLetters(Mapping[str, DeadRetention]):
 
     def __len__(self) -> int:
         return len(self._settings.queues)
+
+
+def _kept(removal: Removal) -> Keep:
+    if isinstance(removal, Retention):
+        return Keep(removal.count, removal.age)
+    if isinstance(removal, bool):
+        return Keep(0) if removal else Keep()
+    return Keep(removal)
 
 
 class _Limits(Mapping[str, QueueLimit]):

@@ -13,6 +13,7 @@ from dramatiq.logging import get_logger
 
 from broker.commands import Commands, Settlement
 from broker.outcome import Settled
+from broker.retention import Retention
 
 _BATCH = 200
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between tries while the server is away
@@ -37,9 +38,11 @@ class Settler:
     def __init__(
         self,
         commands: Commands,
+        retention: Callable[[str], Retention],
         settled: Callable[[str, list[Settlement], list[Settled], float], None],
     ) -> None:
         self._commands = commands
+        self._retention = retention
         self._settled = settled
         self._logger = get_logger(__name__, type(self))
         self._inbox: dict[str, deque[Settlement]] = defaultdict(deque)
@@ -123,7 +126,7 @@ class Settler:
         held = self._held.get(queue)
         begin = time.monotonic()
         try:
-            replies = self._commands.settle(queue, batch)
+            replies = self._commands.settle(queue, batch, self._retention(queue).completed)
         except BrokerConnectionError as error:
             self._logger.warning(
                 *(

@@ -3,25 +3,30 @@
 -- KEYS[1] wake        STREAM  signals for consumers that do not block on the levels
 -- KEYS[2] control     HASH    present when the queue is paused or limited
 -- KEYS[3] dedup       HASH    deduplication key -> message id
--- KEYS[4] job prefix  prefix of the records, completed with the message id
--- KEYS[5..] ready     STREAM  of the levels that the messages go to
+-- KEYS[4] lapsing     ZSET    deduplication key -> when it is free again, unix ms; of those with a ttl
+-- KEYS[5] job prefix  prefix of the records, completed with the message id
+-- KEYS[6] events      STREAM
+-- KEYS[7..] ready     STREAM  of the levels that the messages go to
 -- ARGV[1] token       str     names this attempt: a repeat with the same token changes nothing
--- ARGV[2..] message   msgpack [id, stream from 0, deduplication key or "", successor, [field, value, ...]]
+-- ARGV[2..] message   msgpack [id, stream from 0, its level, claim, successor, recorded, [field, value, ...]]
 -- Returns for each message the id it is known by: its own, or the holder of its deduplication key
 -- Errors  BADARG no such stream, or fields that are no pairs; nothing written
 -- Cost    O(1) a message
+--@include clock
 --@include bounds
+--@include fields
 --@include wake
 --@include record
 --@include admit
-local token, job_prefix = ARGV[1], KEYS[4]
+local keys = { dedup = KEYS[3], lapsing = KEYS[4], job_prefix = KEYS[5] }
+local token, job_prefix = ARGV[1], KEYS[5]
 local messages = {}
 for i = 2, #ARGV do
   local message = cmsgpack.unpack(ARGV[i])
-  if not KEYS[5 + message[2]] then
+  if not KEYS[7 + message[2]] then
     return redis.error_reply("BADARG stream " .. tostring(message[2]))
   end
-  local parts = #message[5]
+  local parts = #message[7]
   if parts == 0 or parts % 2 == 1 or parts > MOST_PARTS then
     return redis.error_reply("BADARG fields " .. parts)
   end
@@ -30,10 +35,14 @@ end
 
 local known, added = {}, 0
 for i, message in ipairs(messages) do
-  local id, new = admit(job_prefix, KEYS[3], token, message[1], message[3], message[4])
+  local id, new = admit(keys, token, message[1], message[4], message[5])
   known[i] = id
   if new then
-    redis.call("XADD", KEYS[5 + message[2]], "*", unpack(message[5]))
+    local entry = redis.call("XADD", KEYS[7 + message[2]], "*", unpack(message[7]))
+    if message[6] then
+      redis.call("HSET", job_prefix .. id, "entry", message[3] .. ":" .. entry)
+      tell(KEYS[6], "queued", id, field(message[7], "actor"))
+    end
     added = added + 1
   end
 end

@@ -8,22 +8,26 @@
 -- KEYS[6] dead messages HASH id -> evidence and message, packed
 -- KEYS[7] dedup      HASH    deduplication key -> message id
 -- KEYS[8] job prefix prefix of the records, completed with the message id
--- KEYS[9..] ready    STREAM  one a level, lowest first; the groups are made here
+-- KEYS[9] events     STREAM
+-- KEYS[10] dead records ZSET id -> when it ended, unix ms
+-- KEYS[11..] ready   STREAM  one a level, lowest first; the groups are made here
 -- ARGV[1] consumer   str
 -- ARGV[2] count      int     the most deliveries to hand over
 -- ARGV[3] lowest     0|1     serve the lowest level first, so that nothing starves
 -- ARGV[4] suspects   int     how many suspects may be handed over
--- ARGV[5..] signal   id      signals the consumer has read
+-- ARGV[5] taken      msgpack [[level, entry id, [field, value, ...]], ...] what a blocked read has brought since
+-- ARGV[6..] signal   id      signals the consumer has read
 -- Returns {now, earliest due or -1, gated 0|1, {{level, entry id, delivery count, {field, value, ...}}, ...}}; times unix ms
 -- Errors  none of its own
 -- Cost    O(levels + count + promoted log N), at most 200 promoted a call
 --@include bounds
 --@include clock
+--@include fields
 --@include record
 --@include bury
 local PROMOTED_PER_CALL = 200
 local RELEASED_PAGE, RELEASED_PAGES = 64, 16  -- looked at for one that may be handed over
-local FIRST = 9  -- the lowest level's key
+local FIRST = 11  -- the lowest level's key
 
 local now = now_ms()
 local job_prefix = KEYS[8]
@@ -56,9 +60,31 @@ local function make_known()
   with_group(KEYS[4], "XGROUP", "CREATECONSUMER", KEYS[4], "workers", consumer)
 end
 
-if #ARGV > 4 then
-  with_group(KEYS[4], "XACK", KEYS[4], "workers", unpack(ARGV, 5))
-  redis.call("XDEL", KEYS[4], unpack(ARGV, 5))
+if #ARGV > 5 then
+  with_group(KEYS[4], "XACK", KEYS[4], "workers", unpack(ARGV, 6))
+  redis.call("XDEL", KEYS[4], unpack(ARGV, 6))
+end
+
+-- Note that a delivery has begun. What has no record yet comes from another language.
+local function note_started(level, entry, fields)
+  local id = field(fields, "id")
+  if not id or id == "" then
+    return
+  end
+  local record = job_prefix .. id
+  local prior = redis.pcall("HMGET", record, "token", "entry")
+  if not prior.err and (prior[2] or not prior[1]) then  -- a record of another type hinders nobody
+    local at = string.format("%d", now)
+    redis.call("HSET", record, "token", prior[1] or "", "entry", level .. ":" .. entry, "started", at)
+    tell(KEYS[9], "started", id, field(fields, "actor"))
+  end
+end
+
+for _, taken in ipairs(cmsgpack.unpack(ARGV[5])) do
+  local pending = redis.pcall("XPENDING", KEYS[FIRST + taken[1]], "workers", taken[2], taken[2], 1, consumer)
+  if not pending.err and pending[1] then  -- else it has ended already
+    note_started(taken[1], taken[2], taken[3])
+  end
 end
 
 local control = redis.call("HMGET", KEYS[3], "paused", "global_concurrency", "rate", "rate_period", "tokens", "tokens_at")
@@ -98,15 +124,21 @@ for _, id in ipairs(redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", now, "LIMIT", 0
     fields, level = unpack_entry(packed)
   end
   if fields then
-    redis.call("XADD", KEYS[FIRST + math.min(level, #KEYS - FIRST)], "*", unpack(fields))
-  else
+    level = math.min(level, #KEYS - FIRST)
+    local entry = redis.call("XADD", KEYS[FIRST + level], "*", unpack(fields))
     local record = job_prefix .. id
+    if redis.call("HEXISTS", record, "entry") == 1 then
+      redis.call("HSET", record, "entry", level .. ":" .. entry)
+    end
+  else
     if packed then
+      local record = job_prefix .. id
       local dedup = redis.call("HGET", record, "dedup") or ""
       local evidence = { reason = "undecodable", error = "no packed entry", deliveries = 0, level = 0, dedup = dedup }
       bury(KEYS[5], KEYS[6], id, "scheduled", now, evidence, { "packed", packed })
     end
-    finish(KEYS[7], record, id, "dead")
+    local keys = { dedup = KEYS[7], job_prefix = job_prefix, events = KEYS[9], recent = KEYS[10] }
+    finish(keys, id, "dead", now, { "actor", "" }, "undecodable", "no packed entry")
   end
   redis.call("ZREM", KEYS[1], id)
   redis.call("HDEL", KEYS[2], id)
@@ -151,6 +183,7 @@ local function hand_over_released(level, key)
         local claimed = redis.call("XCLAIM", key, "workers", consumer, 0, entry[1])
         if claimed[1] and claimed[1][2] then
           deliveries[#deliveries + 1] = { level, entry[1], delivery, claimed[1][2] }
+          note_started(level, entry[1], claimed[1][2])
           if suspect then
             suspects = suspects - 1
           end
@@ -172,6 +205,7 @@ local function hand_over_new(level, key)
   if reply then
     for _, entry in ipairs(reply[1][2]) do
       deliveries[#deliveries + 1] = { level, entry[1], 1, entry[2] }
+      note_started(level, entry[1], entry[2])
     end
   end
 end

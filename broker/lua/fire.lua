@@ -5,26 +5,29 @@
 -- KEYS[3] wake        STREAM  signals for consumers that do not block on the levels
 -- KEYS[4] control     HASH    present when the queue is paused or limited
 -- KEYS[5] dedup       HASH    deduplication key -> message id
--- KEYS[6] job prefix  prefix of the records, completed with the message id
--- KEYS[7] ready       STREAM  of the message's level
+-- KEYS[6] lapsing     ZSET    deduplication key -> when it is free again, unix ms; of those with a ttl
+-- KEYS[7] job prefix  prefix of the records, completed with the message id
+-- KEYS[8] events      STREAM
+-- KEYS[9] ready       STREAM  of the message's level
 -- ARGV[1] name        str
 -- ARGV[2] definition  str     what the scheduler read: it must still hold
 -- ARGV[3] at          int     the fire's time, unix ms
 -- ARGV[4] overlap     str     allow, skip or queue_one
 -- ARGV[5] token       str     names this attempt
 -- ARGV[6] id          str     of the message
--- ARGV[7] deduplication key str or ""
+-- ARGV[7] how         msgpack [its level, claim, recorded], as for enqueue
 -- ARGV[8..] fields    field, value, ... of the entry
 -- Returns fired, again (it was made before), changed (another definition holds), paused,
 --         skipped or waiting (the last fire's message has not ended)
 -- Errors  BADARG fields that are no pairs; nothing written
 -- Cost    O(1)
 --@include bounds
+--@include clock
 --@include wake
 --@include record
 --@include admit
 --@include unfinished
-local name, at, overlap, job_prefix = ARGV[1], tonumber(ARGV[3]), ARGV[4], KEYS[6]
+local name, at, overlap, job_prefix = ARGV[1], tonumber(ARGV[3]), ARGV[4], KEYS[7]
 local parts = #ARGV - 7
 if not at or parts <= 0 or parts % 2 == 1 or parts > MOST_PARTS then
   return redis.error_reply("BADARG fields " .. parts)
@@ -55,9 +58,18 @@ if overlap ~= "allow" and state[2] and unfinished(job_prefix .. state[2]) then
   redis.call("HINCRBY", KEYS[2], "skipped:" .. name, 1)
   return "skipped"
 end
-local id, new = admit(job_prefix, KEYS[5], ARGV[5], ARGV[6], ARGV[7], false)
+local keys, how = { dedup = KEYS[5], lapsing = KEYS[6], job_prefix = job_prefix }, cmsgpack.unpack(ARGV[7])
+local id, new = admit(keys, ARGV[5], ARGV[6], how[2], false)
 if new then
-  redis.call("XADD", KEYS[7], "*", unpack(ARGV, 8))
+  local entry = redis.call("XADD", KEYS[9], "*", unpack(ARGV, 8))
+  if how[3] then
+    redis.call("HSET", job_prefix .. id, "entry", how[1] .. ":" .. entry)
+    local actor = ""
+    for i = 8, #ARGV, 2 do
+      actor = ARGV[i] == "actor" and ARGV[i + 1] or actor
+    end
+    tell(KEYS[8], "queued", id, actor)
+  end
   signal_if_gated(KEYS[4], KEYS[3], 1)
 end
 redis.call("HSET", KEYS[2], "last:" .. name, id, "fired:" .. name, ARGV[3])

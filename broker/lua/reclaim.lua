@@ -5,13 +5,16 @@
 -- KEYS[3] wake        STREAM
 -- KEYS[4] dedup       HASH    deduplication key -> message id
 -- KEYS[5] job prefix  prefix of the records, completed with the message id
--- KEYS[6..] ready     STREAM  one a level, lowest first
+-- KEYS[6] events      STREAM
+-- KEYS[7] dead records ZSET   id -> when it ended, unix ms
+-- KEYS[8] cancelled   ZSET    id -> when it ended, unix ms
+-- KEYS[9..] ready     STREAM  one a level, lowest first
 -- ARGV[1] lease       int     ms without renewal after which a delivery has no owner
 -- ARGV[2] max deliveries int  an entry delivered so often is buried, not released
 -- ARGV[3] limit       int     the most entries to take in this call
 -- ARGV[4] level       int     where to go on; 0 to begin
 -- ARGV[5] cursor      id      where to go on in that level; 0-0 to begin
--- Returns {next level or -1 when the scan is over, next cursor, released, buried}
+-- Returns {next level or -1 when the scan is over, next cursor, released, buried or cancelled}
 -- Errors  none of its own
 -- Cost    O(levels + limit), at most ten times as many pending entries looked at
 --@include clock
@@ -52,7 +55,10 @@ local function reclaim(key, group)
     entry[2] = owned[id] or entry[2]
     entries[#entries + 1] = entry
   end
-  local keys = { dead = KEYS[1], dead_messages = KEYS[2], dedup = KEYS[4], job_prefix = KEYS[5], ready = key }
+  local keys = {
+    dead = KEYS[1], dead_messages = KEYS[2], dedup = KEYS[4], job_prefix = KEYS[5],
+    events = KEYS[6], dead_records = KEYS[7], cancelled = KEYS[8], ready = key,
+  }
   local _, dead = hand_back(keys, entries, tonumber(ARGV[2]), level)
   released = released + released_in(redis.call("XPENDING", key, "workers")) - released_in(group)
   buried = buried + dead
@@ -60,8 +66,8 @@ local function reclaim(key, group)
   return taken[1]
 end
 
-while level <= #KEYS - 6 do
-  local key = KEYS[6 + level]
+while level <= #KEYS - 9 do
+  local key = KEYS[9 + level]
   local group = redis.pcall("XPENDING", key, "workers")
   local idle = group.err or group[1] == 0
   if group.err and not string.find(group.err, "NOGROUP", 1, true) then
@@ -76,7 +82,7 @@ while level <= #KEYS - 6 do
     break
   end
 end
-if level > #KEYS - 6 then
+if level > #KEYS - 9 then
   level = -1
 end
 if released + buried > 0 then  -- what is buried leaves room under a global concurrency

@@ -5,12 +5,15 @@
 -- KEYS[3] wake        STREAM
 -- KEYS[4] dedup       HASH    deduplication key -> message id
 -- KEYS[5] job prefix  prefix of the records, completed with the message id
--- KEYS[6] ready       STREAM  of this level
+-- KEYS[6] events      STREAM
+-- KEYS[7] dead records ZSET   id -> when it ended, unix ms
+-- KEYS[8] cancelled   ZSET    id -> when it ended, unix ms
+-- KEYS[9] ready       STREAM  of this level
 -- ARGV[1] consumer    str     whose process no longer exists
 -- ARGV[2] max deliveries int  an entry delivered so often is buried, not released
 -- ARGV[3] limit       int     the most entries to take in this call
 -- ARGV[4] level       int     of the ready stream, kept with what is buried
--- Returns {released, buried}; both 0 when the consumer holds nothing more
+-- Returns {released, buried or cancelled}; both 0 when the consumer holds nothing more
 -- Errors  none of its own
 -- Cost    O(limit)
 --@include clock
@@ -20,7 +23,7 @@
 --@include fields
 --@include lost
 --@include hand_back
-local ready = KEYS[6]
+local ready = KEYS[9]
 local entries = redis.pcall("XPENDING", ready, "workers", "-", "+", ARGV[3], ARGV[1])
 if entries.err then
   if string.find(entries.err, "NOGROUP", 1, true) then
@@ -28,7 +31,10 @@ if entries.err then
   end
   return entries
 end
-local keys = { dead = KEYS[1], dead_messages = KEYS[2], dedup = KEYS[4], job_prefix = KEYS[5], ready = ready }
+local keys = {
+  dead = KEYS[1], dead_messages = KEYS[2], dedup = KEYS[4], job_prefix = KEYS[5],
+  events = KEYS[6], dead_records = KEYS[7], cancelled = KEYS[8], ready = ready,
+}
 local released, buried = hand_back(keys, entries, tonumber(ARGV[2]), ARGV[4])
 if released + buried > 0 then  -- what is buried leaves room under a global concurrency
   signal_all(KEYS[3])  -- one signal could go to a reader that has just died as well

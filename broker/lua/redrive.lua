@@ -6,16 +6,20 @@
 -- KEYS[4] wake        STREAM
 -- KEYS[5] dedup       HASH    deduplication key -> message id
 -- KEYS[6] job prefix  prefix of the records, completed with the message id
--- KEYS[7..] ready     STREAM  one a level, lowest first
+-- KEYS[7] events      STREAM
+-- KEYS[8] dead records ZSET   id -> when it ended, unix ms
+-- KEYS[9..] ready     STREAM  one a level, lowest first
 -- ARGV[1..] letter    msgpack [key among the dead, message id or "", level, deduplication key or "", [field, value, ...]]
 -- Returns the number moved; a letter that is no longer there is passed over, so a repeat moves nothing twice
 -- Errors  BADARG a level without a stream; nothing written
 -- Cost    O(log N) a letter, N dead
 --@include wake
+--@include fields
+--@include record
 local letters, job_prefix = {}, KEYS[6]
 for i = 1, #ARGV do
   letters[i] = cmsgpack.unpack(ARGV[i])
-  if not KEYS[7 + letters[i][3]] then
+  if not KEYS[9 + letters[i][3]] then
     return redis.error_reply("BADARG level " .. tostring(letters[i][3]))
   end
 end
@@ -23,19 +27,26 @@ end
 local moved = 0
 for _, letter in ipairs(letters) do
   if redis.call("ZSCORE", KEYS[1], letter[1]) then
-    redis.call("XADD", KEYS[7 + letter[3]], "*", unpack(letter[5]))
+    local entry = redis.call("XADD", KEYS[9 + letter[3]], "*", unpack(letter[5]))
     redis.call("HDEL", KEYS[2], letter[1])
     redis.call("ZREM", KEYS[1], letter[1])
     if letter[2] ~= "" then
       local record = job_prefix .. letter[2]
-      local prior = redis.call("HMGET", record, "token", "state", "dedup")
+      local prior = redis.call("HMGET", record, "token", "state", "dedup", "entry")
       local live = prior[1] and not prior[2]
       if live then  -- sent again since it died: two copies of it run
         redis.call("HINCRBY", record, "others", 1)
       else
         redis.call("DEL", record)
+      end
+      if not live or prior[1] == "" then  -- now somebody has enqueued it
         redis.call("HSET", record, "token", "redrive")
       end
+      if prior[4] or not prior[1] then
+        redis.call("HSET", record, "entry", letter[3] .. ":" .. entry)
+        tell(KEYS[7], "redriven", letter[2], field(letter[5], "actor"))
+      end
+      redis.call("ZREM", KEYS[8], letter[2])
       -- A younger message that holds the key keeps it: both run, as the operator asked.
       if letter[4] ~= "" and not (live and prior[3]) and redis.call("HSETNX", KEYS[5], letter[4], letter[2]) == 1 then
         redis.call("HSET", record, "dedup", letter[4])

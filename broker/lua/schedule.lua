@@ -4,10 +4,13 @@
 -- KEYS[2] messages    HASH    id -> the entry's fields, packed
 -- KEYS[3] wake        STREAM  one consumer is told when the earliest time changes
 -- KEYS[4] dedup       HASH    deduplication key -> message id
--- KEYS[5] job prefix  prefix of the records, completed with the message id
+-- KEYS[5] lapsing     ZSET    deduplication key -> when it is free again, unix ms; of those with a ttl
+-- KEYS[6] job prefix  prefix of the records, completed with the message id
+-- KEYS[7] events      STREAM
+-- KEYS[8] cancelled   ZSET    id -> when it ended, unix ms; for a message that is replaced
 -- ARGV[1] token       str     names this attempt: a repeat with the same token changes nothing
 -- ARGV[2] delay       int     ms from now, by the server's clock
--- ARGV[3..] message   msgpack [id, deduplication key or "", successor, packed fields]
+-- ARGV[3..] message   msgpack [id, claim, successor, recorded, replaces, actor, packed fields]
 -- Returns for each message the id it is known by: its own, or the holder of its deduplication key
 -- Errors  BADARG the delay is no number; nothing written
 -- Cost    O(log N) a message, N scheduled
@@ -15,7 +18,8 @@
 --@include wake
 --@include record
 --@include admit
-local token, delay, job_prefix = ARGV[1], tonumber(ARGV[2]), KEYS[5]
+local keys = { dedup = KEYS[4], lapsing = KEYS[5], job_prefix = KEYS[6], events = KEYS[7], recent = KEYS[8] }
+local token, delay, job_prefix = ARGV[1], tonumber(ARGV[2]), KEYS[6]
 if not delay or not (delay > -(2 ^ 53) and delay < 2 ^ 53) then
   return redis.error_reply("BADARG delay")
 end
@@ -23,17 +27,39 @@ local messages = {}
 for i = 3, #ARGV do
   messages[i - 2] = cmsgpack.unpack(ARGV[i])
 end
-local due = now_ms() + delay
+local now = now_ms()
+local due = now + delay
 local head = redis.call("ZRANGE", KEYS[1], 0, 0, "WITHSCORES")
+
+-- The scheduled holder of the key makes room: only the latest of a burst runs.
+local function displace(claim, id)
+  if redis.call("HGET", job_prefix .. id, "token") == token then
+    return  -- a repeat: what holds the key now came later
+  end
+  local holder = holder_of(keys, claim[1])
+  if holder and holder ~= id and redis.call("ZREM", KEYS[1], holder) == 1 then
+    redis.call("HDEL", KEYS[2], holder)
+    finish(keys, holder, "cancelled", now, { "actor", "" }, "replaced by " .. id)
+    redis.call("HDEL", KEYS[4], claim[1])
+  end
+end
 
 local known, added = {}, 0
 for i, message in ipairs(messages) do
-  local id, new = admit(job_prefix, KEYS[4], token, message[1], message[2], message[3])
+  if message[5] and message[2] then
+    displace(message[2], message[1])
+  end
+  local id, new = admit(keys, token, message[1], message[2], message[3])
   known[i] = id
   if new then
-    redis.call("HSET", KEYS[2], id, message[4])
+    local record = job_prefix .. id
+    redis.call("HSET", KEYS[2], id, message[7])
     if redis.call("ZADD", KEYS[1], due, id) == 0 then  -- a successor takes the other copy's place
-      drop_copy(job_prefix .. id, redis.call("HGET", job_prefix .. id, "others"))
+      drop_copy(record, redis.call("HGET", record, "others"))
+    end
+    if message[4] then
+      redis.call("HSET", record, "entry", "", "due", string.format("%d", due))
+      tell(KEYS[7], "scheduled", id, message[6])
     end
     added = added + 1
   end

@@ -8,102 +8,157 @@
 -- KEYS[6] wake        STREAM
 -- KEYS[7] dedup       HASH    deduplication key -> message id
 -- KEYS[8] job prefix  prefix of the records, completed with the message id
--- KEYS[9..] ready     STREAM  one a level, lowest first
--- ARGV[1..] settlement msgpack [outcome, level, entry id, delivery count, consumer, message id, deduplication key or "", ...] and then
+-- KEYS[9] events      STREAM
+-- KEYS[10] completed  ZSET    id -> when it ended, unix ms; so the next two
+-- KEYS[11] dead records ZSET
+-- KEYS[12] cancelled  ZSET
+-- KEYS[13..] ready    STREAM  one a level, lowest first
+-- ARGV[1] count       int     records of completed jobs to keep; -1 for any number
+-- ARGV[2] age         int     ms to keep them; -1 for any age
+-- ARGV[3..] settlement msgpack [outcome, level, entry id, delivery count, consumer, message id, deduplication key or "",
+--           facts, error of the attempt or "", ...] and then
 --           done      nothing
 --           retry     delay ms, [field, value, ...], the same packed with its level, the successor's level
 --           park      delay ms
 --           release   nothing
+--           cancel    nothing
 --           bury      reason, error, actor, error type, trail (traceback and attempts); the entry's own fields are kept
+--           facts     false, or fields of the record: ["actor", its name, field, value, ...]
 -- Returns for each settlement ok, stale (another delivery owns the entry), gone (no such entry)
 --         or lost (no such entry, nor a record of its message)
 -- Errors  BADARG an unknown outcome or level; nothing written
--- Cost    O(log N) a settlement, N pending, scheduled or dead
+-- Cost    O(log N) a settlement, N pending, scheduled, dead or recorded
 --@include bounds
 --@include clock
+--@include fields
 --@include wake
 --@include record
+--@include forget
 --@include bury
 --@include park
 local now = now_ms()
 local job_prefix = KEYS[8]
-local signals = 0
+local kept, kept_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
+local signals, completed = 0, 0
+
+local function ended(recent)
+  return { dedup = KEYS[7], job_prefix = job_prefix, events = KEYS[9], recent = recent }
+end
+local as_completed, as_dead, as_cancelled = ended(KEYS[10]), ended(KEYS[11]), ended(KEYS[12])
+as_completed.age_ms = kept_ms >= 0 and kept_ms
 
 local function remove(s)
-  redis.call("XACK", KEYS[9 + s[2]], "workers", s[3])
-  redis.call("XDEL", KEYS[9 + s[2]], s[3])
+  redis.call("XACK", KEYS[13 + s[2]], "workers", s[3])
+  redis.call("XDEL", KEYS[13 + s[2]], s[3])
 end
 
 local outcomes = {}
 
 function outcomes.done(s)
   if s[6] ~= "" then
-    finish(KEYS[7], job_prefix .. s[6], s[6], "completed")
+    finish(as_completed, s[6], "completed", now, kept ~= 0 and s[8])
+    completed = completed + 1
   end
   remove(s)
 end
 
+function outcomes.cancel(s)
+  finish(as_cancelled, s[6], "cancelled", now, s[8])
+  remove(s)
+end
+
+-- Whoever asked to cancel the job while it ran does not want to see it again.
+local function to_be_cancelled(s)
+  return s[6] ~= "" and redis.call("HEXISTS", job_prefix .. s[6], "cancel") == 1
+end
+
 function outcomes.retry(s)
-  if s[6] ~= "" then
-    redis.call("HSETNX", job_prefix .. s[6], "token", "")  -- another language's message has none yet
-    redis.call("HDEL", job_prefix .. s[6], "unsettled")  -- this delivery ended as it should
+  if to_be_cancelled(s) then
+    return outcomes.cancel(s)
   end
-  local delay = s[8]
+  local record, delay, entry = job_prefix .. s[6], s[10], ""
   if delay > 0 then
     local head = redis.call("ZRANGE", KEYS[1], 0, 0, "WITHSCORES")
-    redis.call("HSET", KEYS[2], s[6], s[10])
+    redis.call("HSET", KEYS[2], s[6], s[12])
     if redis.call("ZADD", KEYS[1], now + delay, s[6]) == 0 then  -- in place of a scheduled successor
-      drop_copy(job_prefix .. s[6], redis.call("HGET", job_prefix .. s[6], "others"))
+      drop_copy(record, redis.call("HGET", record, "others"))
     end
     if not head[2] or now + delay < tonumber(head[2]) then
       signals = signals + 1
     end
   else
-    redis.call("XADD", KEYS[9 + s[11]], "*", unpack(s[9]))
+    entry = s[13] .. ":" .. redis.call("XADD", KEYS[13 + s[13]], "*", unpack(s[11]))
+  end
+  if s[6] ~= "" then
+    redis.call("HDEL", record, "unsettled")  -- this delivery ended as it should
+    local prior = redis.call("HMGET", record, "token", "entry")
+    if not prior[1] then
+      redis.call("HSET", record, "token", "")  -- another language's message has none yet
+    end
+    if s[8] and (prior[2] or not prior[1]) then
+      redis.call("HSET", record, "entry", entry, "due", string.format("%d", now + delay), unpack(s[8]))
+      if s[9] ~= "" then
+        tell(KEYS[9], "failed", s[6], s[8][2], "", s[9])
+        tell(KEYS[9], "retrying", s[6], s[8][2], "", s[9])
+      else
+        tell(KEYS[9], delay > 0 and "scheduled" or "queued", s[6], s[8][2])
+      end
+    end
   end
   remove(s)
 end
 
 function outcomes.park(s)
+  if to_be_cancelled(s) then
+    return outcomes.cancel(s)
+  end
   local id = s[6] ~= "" and s[6] or s[2] .. ":" .. s[3]
-  local keys = { scheduled = KEYS[1], messages = KEYS[2], ready = KEYS[9 + s[2]], job_prefix = job_prefix }
-  if park(keys, s[2], s[3], s[4], id, now + s[8]) then
+  local keys = {
+    scheduled = KEYS[1], messages = KEYS[2], ready = KEYS[13 + s[2]], job_prefix = job_prefix, events = KEYS[9],
+  }
+  if park(keys, s[2], s[3], s[4], id, now + s[10]) then
     signals = signals + 1
   end
 end
 
 -- The delivery did not run to its end by nobody's fault, so it does not count.
 function outcomes.release(s)
-  redis.call("XCLAIM", KEYS[9 + s[2]], "workers", "~released", 0, s[3], "RETRYCOUNT", math.max(0, s[4] - 1), "JUSTID")
+  if to_be_cancelled(s) then
+    return outcomes.cancel(s)
+  end
+  redis.call("XCLAIM", KEYS[13 + s[2]], "workers", "~released", 0, s[3], "RETRYCOUNT", math.max(0, s[4] - 1), "JUSTID")
   signals = signals + 1
 end
 
 function outcomes.bury(s)
   local id = s[6] ~= "" and s[6] or (s[2] .. ":" .. s[3])
-  local evidence = { reason = s[8], error = s[9], deliveries = s[4], level = s[2], dedup = s[7] }
-  evidence.actor, evidence.error_type, evidence.trail = s[10], s[11], s[12]
+  local evidence = { reason = s[10], error = s[11], deliveries = s[4], level = s[2], dedup = s[7] }
+  evidence.actor, evidence.error_type, evidence.trail = s[12], s[13], s[14]
   evidence.lost = s[6] ~= "" and redis.call("HGET", job_prefix .. s[6], "lost") or ""
-  local found = redis.call("XRANGE", KEYS[9 + s[2]], s[3], s[3])[1]
+  local found = redis.call("XRANGE", KEYS[13 + s[2]], s[3], s[3])[1]
   if found then  -- deleted by hand: there is nothing left to keep
     bury(KEYS[3], KEYS[4], id, s[3], now, evidence, found[2])
   end
   if s[6] ~= "" then
-    finish(KEYS[7], job_prefix .. s[6], s[6], "dead")
+    if s[8] and s[9] ~= "" then
+      tell(KEYS[9], "failed", s[6], s[8][2], "", s[9])
+    end
+    finish(as_dead, s[6], "dead", now, s[8], s[10], s[11])
   end
   remove(s)
 end
 
 local settlements = {}
-for i = 1, #ARGV do
+for i = 3, #ARGV do
   local s = cmsgpack.unpack(ARGV[i])
-  if not outcomes[s[1]] or not KEYS[9 + s[2]] or (s[1] == "retry" and not KEYS[9 + s[11]]) then
+  if not outcomes[s[1]] or not KEYS[13 + s[2]] or (s[1] == "retry" and not KEYS[13 + s[13]]) then
     return redis.error_reply("BADARG outcome " .. tostring(s[1]) .. " level " .. tostring(s[2]))
   end
-  settlements[i] = s
+  settlements[i - 2] = s
 end
 
 local function fence(s)
-  local key = KEYS[9 + s[2]]
+  local key = KEYS[13 + s[2]]
   local pending = redis.pcall("XPENDING", key, "workers", s[3], s[3], 1)
   local entry = not pending.err and pending[1]
   if not entry then
@@ -127,6 +182,14 @@ for i, s in ipairs(settlements) do
     if s[4] >= SUSPECT_FROM then
       signals = signals + 1  -- the next suspect may be taken
     end
+  end
+end
+if kept > 0 and completed > 0 then
+  -- Twice as many as came: a smaller count takes hold soon, and never at once.
+  local excess = math.min(2 * completed, redis.call("ZCARD", KEYS[10]) - kept)
+  local oldest = excess > 0 and redis.call("ZRANGE", KEYS[10], 0, excess - 1, "WITHSCORES") or {}
+  for i = 1, #oldest, 2 do
+    forget(KEYS[10], job_prefix, "completed", oldest[i], tonumber(oldest[i + 1]), now)
   end
 end
 if redis.call("EXISTS", KEYS[5]) == 1 then

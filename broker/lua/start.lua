@@ -10,6 +10,7 @@
 -- KEYS[8] holds      HASH    of the concurrency's key: held_until, unix ms
 -- KEYS[9] slots      ZSET    holder -> end of its lease, unix ms
 -- KEYS[10] slots line ZSET   id -> place, of those that wait for a slot
+-- KEYS[11] events    STREAM
 -- ARGV[1] level      int
 -- ARGV[2] entry      id
 -- ARGV[3] deliveries int     of the entry, this one included
@@ -23,6 +24,7 @@
 -- Errors  none of its own
 -- Cost    O(log N), N scheduled or in line; when no slot is free also O(slots)
 --@include clock
+--@include fields
 --@include wake
 --@include record
 --@include park
@@ -87,7 +89,8 @@ local function rate_opens()
 end
 
 local function park_until(due, line)
-  if park({ scheduled = scheduled, messages = KEYS[2], ready = ready, job_prefix = job_prefix }, level, entry, deliveries, id, due) then
+  local keys = { scheduled = scheduled, messages = KEYS[2], ready = ready, job_prefix = job_prefix, events = KEYS[11] }
+  if park(keys, level, entry, deliveries, id, due) then
     signals = signals + 1
   end
   if line then

@@ -42,7 +42,7 @@ def bury(
 ) -> None:
     message: Message[None] = Message(QUEUE, actor, ("one",), {}, options, id)
     commands = streams.commands
-    commands.enqueue(QUEUE, id, [NewMessage(id, 0, "", False, encode(message))])
+    commands.enqueue(QUEUE, id, [NewMessage(id, "act", 0, None, False, True, encode(message))])
     fetched = commands.fetch(QUEUE, "c", 10, lowest_first=False, suspects=0, signals=())
     (handed,) = fetched.deliveries
     outcome = Bury(reason, error, actor, error.partition(":")[0])

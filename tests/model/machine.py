@@ -19,12 +19,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from broker import StreamsBroker, entry
-from broker.commands import BEGINNING, Commands, Handed, NewMessage, Position, Redriven, Settlement
+from broker.commands import (
+    BEGINNING,
+    Claim,
+    Commands,
+    Handed,
+    NewMessage,
+    Position,
+    Redriven,
+    Settlement,
+)
 from broker.delivery import Lease
 from broker.entry import Fields
 from broker.keys import GROUP
 from broker.limits import QueueLimit
-from broker.outcome import Bury, Done, Outcome, Release, Retry
+from broker.outcome import Bury, Cancel, Done, Outcome, Release, Retry
 from tests.model.model import LIVE, SIGNALS_KEPT, Copy, Expected, Model, Place
 from tests.model.snapshot import Snapshot, read
 
@@ -34,6 +43,7 @@ MAX_DELIVERIES = 3
 LEASE_MS = 1_800_000
 SOON_MS = 1
 LONG_MS = 3_600_000
+FACTS = ["actor", "act", "attempts", "1"]
 """Later than any life of a queue ends; also the period of a rate, so that no token comes back."""
 
 CONSUMERS = ("c1", "c2", "c3")
@@ -52,7 +62,10 @@ keys = st.sampled_from(["", "", "", "", "k1", "k2"])
 delays = st.sampled_from(["now", "now", "now", "now", "at once", "soon", "later"])
 messages = st.tuples(levels, keys)
 outcomes = st.sampled_from(
-    ["done", "done", "retry", "retry soon", "retry later", "retry later", "release", "bury", "bury"]
+    [
+        *("done", "done", "retry", "retry soon", "retry later", "retry later"),
+        *("release", "bury", "bury", "cancel"),
+    ]
 )
 picks = st.integers(0, 1_000)
 """A choice among whatever there is: the remainder by its number."""
@@ -76,6 +89,7 @@ STEPS: dict[str, tuple[int, tuple[st.SearchStrategy[Any], ...]]] = {
     "lose_leases": (6, (some, limits)),
     "lose_a_consumer": (2, (consumers, levels, limits)),
     "redrive": (2, (some,)),
+    "cancel": (2, (picks,)),
     "operate": (3, (st.sampled_from(OPERATIONS),)),
     "reap": (1, ()),
     "purge": (1, (limits,)),
@@ -108,6 +122,8 @@ class QueueMachine(RuleBasedStateMachine):
         #: Every lease that a consumer ever had, with the message's id and key.
         self.leases: list[tuple[Lease, str, str]] = []
         self.read_signals: dict[str, list[bytes]] = {}
+        #: What a consumer got by a blocked read since its last fetch.
+        self.read_entries: dict[str, list[Handed]] = {}
 
     @rule(step=step)
     def take(self, step: tuple[Any, ...]) -> None:
@@ -152,12 +168,15 @@ class QueueMachine(RuleBasedStateMachine):
         seconds, micros = self.client.time()
         return int(seconds) * 1_000 + int(micros) // 1_000
 
+    def new(self, id: str, level: int, key: str, *, successor: bool = False) -> NewMessage:
+        """Two of three are recorded."""
+        claim = Claim(key) if key else None
+        recorded = self.number() % 3 > 0
+        return NewMessage(id, "act", level, claim, successor, recorded, self.fields(id))
+
     def send_new(self, sent: list[tuple[int, str]], delay: str) -> None:
         ids = [f"m{self.number()}" for _ in sent]
-        made = [
-            NewMessage(id, level, key, False, self.fields(id))
-            for id, (level, key) in zip(ids, sent, strict=True)
-        ]
+        made = [self.new(id, level, key) for id, (level, key) in zip(ids, sent, strict=True)]
         self.send(f"t{self.number()}", delay, made)
 
     def send_again(self, pick: int, message: tuple[int, str], delay: str, successor: bool) -> None:
@@ -167,7 +186,7 @@ class QueueMachine(RuleBasedStateMachine):
         latest = list(dict.fromkeys(id for id in reversed(known) if id))[:6]
         if ids := [id for id in running if id] if successor and running else latest:
             id, (level, key) = choose(ids, pick), message
-            made = NewMessage(id, level, key, successor, self.fields(id))
+            made = self.new(id, level, key, successor=successor)
             self.send(f"t{self.number()}", delay, [made])
 
     def repeat_the_last_call(self) -> None:
@@ -187,6 +206,12 @@ class QueueMachine(RuleBasedStateMachine):
     def fetch(self, consumer: str, count: int, lowest: bool, suspects: int) -> None:
         model = self.model
         closed = model.tokens == 0
+        taken = self.read_entries.pop(consumer, [])
+        for one in taken:
+            there = (one.lease.level, one.lease.entry_id, consumer)
+            for copy in model.at(Place.HELD):
+                if copy.lease and (copy.level, copy.entry_id, copy.lease.consumer) == there:
+                    model.note_started(copy)
         expected = model.fetch(consumer, count, lowest, suspects, LEVELS, list(self.seen.scheduled))
         fetched = self.commands.fetch(
             QUEUE,
@@ -194,9 +219,12 @@ class QueueMachine(RuleBasedStateMachine):
             count,
             lowest_first=lowest,
             suspects=suspects,
+            taken=taken,
             signals=self.read_signals.pop(consumer, []),
         )
         self.hand_over(consumer, fetched.deliveries, expected)
+        for due in expected:
+            model.note_started(due.copy)
         assert fetched.gated is model.gated
         waits = not model.paused and (closed or bool(model.at(Place.SCHEDULED)))
         assert (fetched.due_in_ms is not None) is waits
@@ -232,6 +260,7 @@ class QueueMachine(RuleBasedStateMachine):
                 handed.append(Handed(lease, [part for pair in fields.items() for part in pair]))
         expected = [] if self.model.gated else self.model.read_blocked(LEVELS)
         self.hand_over(consumer, handed, expected)
+        self.read_entries[consumer] = handed
 
     def settle(self, ends: list[tuple[int, str, int]]) -> None:
         """In one batch; what is named twice is settled once."""
@@ -239,7 +268,7 @@ class QueueMachine(RuleBasedStateMachine):
             chosen = [(choose(held, pick), outcome, level) for pick, outcome, level in ends]
             self.end(
                 [
-                    Settlement(c.lease, c.id, c.key, self.outcome(outcome, c, level))
+                    Settlement(c.lease, c.id, c.key, self.outcome(outcome, c, level), FACTS)
                     for c, outcome, level in chosen
                     if c.lease is not None
                 ]
@@ -255,7 +284,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.pass_time(SOON_MS)
 
     def outcome(self, name: str, copy: Copy, level: int) -> Outcome:
-        if not copy.id and name.startswith("retry"):
+        if not copy.id and name.startswith(("retry", "cancel")):
             name = "bury"  # what can't be read is only ever buried or released
         fields = self.fields(copy.id) if copy.id else copy.fields
         made: dict[str, Outcome] = {
@@ -264,6 +293,7 @@ class QueueMachine(RuleBasedStateMachine):
             "retry soon": Retry(SOON_MS, level, fields),
             "retry later": Retry(LONG_MS, level, fields),
             "release": Release(),
+            "cancel": Cancel(),
             "bury": Bury("rejected", "on purpose"),
         }
         return made[name]
@@ -274,7 +304,7 @@ class QueueMachine(RuleBasedStateMachine):
         if lost:  # its own again, when it released and took it: ADR 3
             lease, id, key = choose((pick % 4 and self.taken()) or lost, pick)
             made = self.outcome(outcome, Copy(id, key, ["junk", "0"], lease.level), lease.level)
-            self.end([Settlement(lease, id, key, made)])
+            self.end([Settlement(lease, id, key, made, FACTS)])
 
     def renew(self, some: list[int], late: bool) -> None:
         """What is held, perhaps just before it would be reclaimed, and what was lost."""
@@ -283,7 +313,9 @@ class QueueMachine(RuleBasedStateMachine):
             self.let_run_out({choose(held, pick) for pick in some})
         known = [copy.lease for copy in held if copy.lease] + [each[0] for each in self.taken()]
         asked = list({choose(known, pick) for pick in some} if known else ())
-        assert self.commands.renew(QUEUE, asked) == self.model.renew(asked)
+        assert self.commands.renew(
+            QUEUE, [(lease, "") for lease in asked]
+        ).lost == self.model.renew(asked)
 
     def taken(self) -> list[tuple[Lease, str, str]]:
         """Leases that were lost, of entries that are held or released now."""
@@ -323,7 +355,7 @@ class QueueMachine(RuleBasedStateMachine):
         position: Position | None = BEGINNING
         while position is not None:
             done = self.commands.reclaim(QUEUE, LEASE_MS, MAX_DELIVERIES, limit, position)
-            released, buried = released + done.released, buried + done.buried
+            released, buried = released + done.released, buried + done.ended
             position = done.position
         note(f"  {released} released, {buried} buried")
         assert (released, buried) == self.model.reclaim()
@@ -381,6 +413,18 @@ class QueueMachine(RuleBasedStateMachine):
         expected = 0 if old else self.model.sweep(limit, list(self.seen.dead))
         assert self.commands.sweep(QUEUE, LONG_MS if old else 0, None, limit) == expected
 
+    def cancel(self, pick: int) -> None:
+        """A job that is there once, or was; by its id."""
+        ids = {copy.id for copy in self.model.at(*LIVE) if copy.id} | self.model.records.keys()
+        records = self.model.records
+        several = {id for id in ids if id in records and records[id].several}
+        known = [id for id in ids if id not in self.model.uncounted | several]
+        if known:
+            id = choose(sorted(known), pick)
+            reply = self.commands.cancel(QUEUE, id)
+            note(f"  cancel {id}: {reply}")
+            assert reply == self.model.cancel(id)
+
     # ---- what must hold after every step
 
     def compare(self) -> None:
@@ -434,7 +478,12 @@ class QueueMachine(RuleBasedStateMachine):
             record = model.records[id]
             assert fields.get("state") == record.state, f"{id}: {fields}"
             assert fields.get("token", "") == record.token
-            assert (ttl_ms == -1) is (record.state is None)
+            kept = record.state is None or record.recorded
+            assert (ttl_ms == -1) is kept
+            assert ("entry" in fields) is record.recorded, f"{id}: {fields}"
+            assert ("cancel" in fields) is record.cancel or record.state is not None
+            if record.state is not None and record.recorded:
+                assert id in self.seen.recent[record.state]
             assert record.state is not None or fields.get("dedup", "") == record.key
         assert self.seen.dedup == model.holders()
         # The model is held to the promise as well: alive as long as a copy is.
@@ -472,6 +521,7 @@ class QueueMachine(RuleBasedStateMachine):
         known = {*k.ready, k.wake, k.control, k.dedup, k.scheduled, k.scheduled_messages}
         noted = model.records.keys() | model.uncounted
         known |= {k.dead, k.dead_messages, *(k.job_prefix + id for id in noted)}
+        known |= {k.events, *(k.recent(state) for state in self.seen.recent)}
         assert self.seen.names <= known
 
 

@@ -14,7 +14,7 @@ from broker.commands import NewMessage, Settlement
 from broker.delivery import SUSPECT_FROM, Lease
 from broker.entry import Fields
 from broker.limits import QueueLimit
-from broker.outcome import Bury, Done, Outcome, Release, Retry, Settled
+from broker.outcome import Bury, Cancel, Done, Outcome, Release, Retry, Settled
 
 SIGNALS_KEPT = 64
 
@@ -68,6 +68,12 @@ class Record:
     key: str = ""
     state: str | None = None
     copies: int = 1
+    #: Whether it tells the job's life; else it is there for the idempotency only.
+    recorded: bool = True
+    #: It had several copies at one time: the record knows the place of the latest only.
+    several: bool = False
+    #: Somebody wants the job that runs cancelled.
+    cancel: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,7 @@ class Model:
     # ---- producers
 
     def _admit(self, token: str, message: NewMessage) -> tuple[str, bool]:
-        id, key = message.message_id, message.deduplication_key
+        id, key = message.message_id, message.claim.key if message.claim else ""
         record = self.records.get(id)
         live = record is not None and record.state is None
         if record is not None and (record.token == token or (live and not message.successor)):
@@ -140,7 +146,11 @@ class Model:
         if key and self.holders().get(key, id) != id:
             return self.holders()[key], False
         copies = record.copies + 1 if live and record is not None else 1
-        self.records[id] = Record(token, key, None, copies)
+        kept = live and record is not None
+        recorded = message.recorded or (kept and record is not None and record.recorded)
+        cancel = kept and record is not None and record.cancel
+        several = copies > 1 or (kept and record is not None and record.several)
+        self.records[id] = Record(token, key, None, copies, recorded, several, cancel)
         return id, True
 
     def enqueue(self, token: str, messages: Iterable[NewMessage]) -> list[str]:
@@ -165,7 +175,7 @@ class Model:
         return known
 
     def _new(self, message: NewMessage) -> Copy:
-        id, key = message.message_id, message.deduplication_key
+        id, key = message.message_id, message.claim.key if message.claim else ""
         copy = Copy(id, key, message.fields, message.level)
         self.copies.append(copy)
         return copy
@@ -235,6 +245,11 @@ class Model:
         copy.place, copy.count, copy.lease = Place.HELD, lease.count, lease
         copy.entry_id, copy.idle = lease.entry_id, False
 
+    def note_started(self, copy: Copy) -> None:
+        """The records hear of a delivery; what another language wrote gets its own now."""
+        if copy.id:
+            self.records.setdefault(copy.id, Record(""))
+
     def owner(self, lease: Lease) -> Copy | None:
         return next((copy for copy in self.at(Place.HELD) if copy.lease == lease), None)
 
@@ -263,6 +278,10 @@ class Model:
             case Done():
                 self.copies.remove(copy)
                 self._finish(copy, "completed")
+            case Cancel():
+                self._cancelled(copy)
+            case Retry() | Release() if self._to_be_cancelled(copy):
+                self._cancelled(copy)
             case Retry(delay_ms, level, fields):
                 self.records.setdefault(copy.id, Record(""))  # another language's had none
                 copy.level, copy.fields = level, fields
@@ -277,6 +296,13 @@ class Model:
                 assert isinstance(trail, str)  # the model has no keys
                 what = {"actor": actor, "error_type": error_type, "trail": trail}
                 self._bury(copy, reason, error, key, what)
+
+    def _to_be_cancelled(self, copy: Copy) -> bool:
+        return copy.id in self.records and self.records[copy.id].cancel
+
+    def _cancelled(self, copy: Copy) -> None:
+        self.copies.remove(copy)
+        self._finish(copy, "cancelled")
 
     def _bury(self, copy: Copy, reason: str, error: str, key: str, more: dict[str, str]) -> None:
         entry, name = copy.entry_id.decode(), copy.id
@@ -300,7 +326,7 @@ class Model:
         record = self.records.setdefault(copy.id, Record(""))
         record.copies -= 1
         if record.copies <= 0:
-            record.state, record.key, record.copies = state, "", 0
+            record.state, record.key, record.copies, record.cancel = state, "", 0, False
 
     def renew(self, leases: Sequence[Lease]) -> list[Lease]:
         lost = []
@@ -327,7 +353,10 @@ class Model:
         released = buried = 0
         for copy in sorted(copies, key=lambda copy: (copy.level, copy.turn)):
             copy.lease, copy.idle = None, False
-            if copy.count >= self.max_deliveries:
+            if self._to_be_cancelled(copy):
+                self._cancelled(copy)
+                buried += 1
+            elif copy.count >= self.max_deliveries:
                 record = self.records.get(copy.id)
                 key = record.key if record is not None else ""
                 error = f"delivered {copy.count} times and never settled: it may kill its worker"
@@ -381,10 +410,33 @@ class Model:
         record = self.records.get(id)
         if record is not None and record.state is None:
             record.copies += 1
+            record.several, record.token = True, record.token or "redrive"
         else:
-            record = self.records[id] = Record("redrive")
+            recorded = record is None or record.recorded
+            record = self.records[id] = Record("redrive", recorded=recorded)
         if key and not record.key and key not in self.holders():
             record.key = key
+
+    def cancel(self, id: str) -> str:
+        """For an id of which at most one copy lives."""
+        record = self.records.get(id)
+        if record is None:
+            return "unknown"
+        if record.state is not None:
+            return "ended"
+        (copy,) = (copy for copy in self.at(*LIVE) if copy.id == id)
+        if copy.place is Place.SCHEDULED:
+            self._cancelled(copy)
+            return "cancelled"
+        if not record.recorded:
+            return "unknown"  # nobody noted where it is
+        if copy.place is Place.HELD:
+            record.cancel = True
+            return "requested"
+        if self.gated:
+            self._owe(1)
+        self._cancelled(copy)
+        return "cancelled"
 
     def purge(self, limit: int, levels: int, scheduled: Sequence[str]) -> int:
         """One call: the first of each place."""

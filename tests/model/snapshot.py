@@ -7,6 +7,7 @@ from typing import Any
 
 from broker.keys import GROUP, QueueKeys
 
+ENDS = ("completed", "dead", "cancelled")
 Owner = tuple[str, int]
 """Consumer and delivery count."""
 
@@ -33,6 +34,8 @@ class Snapshot:
     """Signals that a consumer has read and not yet handed in."""
     records: dict[str, tuple[dict[str, str], int]]
     """Id -> fields and time to live in ms, -1 for none."""
+    recent: dict[str, set[str]]
+    """State -> ids of the jobs that ended so, of which a record is kept."""
 
 
 def read(client: Any, keys: QueueKeys) -> Snapshot:
@@ -46,10 +49,13 @@ def read(client: Any, keys: QueueKeys) -> Snapshot:
         pipe.hgetall(mapping)
     pipe.xinfo_stream(keys.wake)
     pipe.xpending_range(keys.wake, GROUP, "-", "+", 10_000)
+    for state in ENDS:
+        pipe.zrange(keys.recent(state), 0, -1)
     pipe.keys(f"*{keys.namespace}*")
     replies = pipe.execute(raise_on_error=False)
     levels, rest = replies[: 2 * len(keys.ready)], replies[2 * len(keys.ready) :]
-    scheduled, dead, scheduled_messages, dead_messages, dedup, control, wake, unread, found = rest
+    scheduled, dead, scheduled_messages, dead_messages, dedup, control, *rest = rest
+    wake, unread, *recent, found = rest
     names = {name.decode() for name in found}
     return Snapshot(
         names=names,
@@ -68,6 +74,9 @@ def read(client: Any, keys: QueueKeys) -> Snapshot:
         waiting_signals=0 if isinstance(wake, Exception) else wake["length"],
         unread={row["message_id"] for row in _present(unread)},
         records=_records(client, keys.job_prefix, names),
+        recent={
+            state: {id.decode() for id in ids} for state, ids in zip(ENDS, recent, strict=True)
+        },
     )
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import redis
 
-from broker.commands import Commands, Fetched, Handed, NewMessage, Settlement
+from broker.commands import Claim, Commands, Fetched, Handed, NewMessage, Settlement
+from broker.delivery import Lease
 from broker.entry import Fields, unpack
 from broker.keys import QueueKeys
 from broker.outcome import Bury, Outcome, Settled
@@ -57,11 +58,13 @@ class Scripts:
         *,
         key: str = "",
         successor: bool = False,
+        recorded: bool = False,
         fields: Fields | None = None,
     ) -> NewMessage:
         if fields is None:
             fields = fields_of(message_id)
-        return NewMessage(message_id, level, key, successor, fields)
+        claim = Claim(key) if key else None
+        return NewMessage(message_id, "record", level, claim, successor, recorded, fields)
 
     def enqueue(self, *messages: NewMessage | str, token: str | None = None) -> list[str]:
         made = [self.new(each) if isinstance(each, str) else each for each in messages]
@@ -100,6 +103,11 @@ class Scripts:
             QUEUE, [Settlement(handed.lease, message_id(handed), key, outcome)]
         )
         return reply
+
+    def renew(self, *handed: Handed) -> list[Lease]:
+        """Renew them; returns the lost leases."""
+        held = [(one.lease, message_id(one)) for one in handed]
+        return self.commands.renew(QUEUE, held).lost
 
     def run(self, name: str, keys: Iterable[str], *args: Argument) -> Any:
         """A script with these very arguments."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import redis
 
-from broker.commands import NewMessage
 from broker.entry import pack_texts
 from broker.outcome import Bury, Done
 from tests.scripts.conftest import QUEUE, Scripts, fields_of
@@ -143,12 +142,11 @@ def test_a_gated_queue_gets_a_signal_a_message_up_to_a_handful(scripts: Scripts)
 
 def test_a_wrong_stream_is_refused_and_nothing_written(scripts: Scripts) -> None:
     k = scripts.keys
-    good = pack_texts(("good", 0, "", False, fields_of("good")))
-    bad = pack_texts(("bad", 1, "", False, fields_of("bad")))
+    good = pack_texts(("good", 0, 0, False, False, True, fields_of("good")))
+    bad = pack_texts(("bad", 1, 1, False, False, True, fields_of("bad")))
+    keys = (k.wake, k.control, k.dedup, k.lapsing, k.job_prefix, k.events, k.ready[0])
     with pytest.raises(redis.ResponseError, match="BADARG stream 1"):
-        scripts.run(
-            "enqueue", (k.wake, k.control, k.dedup, k.job_prefix, k.ready[0]), "t", good, bad
-        )
+        scripts.run("enqueue", keys, "t", good, bad)
     assert scripts.snapshot() == {}
 
 
@@ -161,7 +159,9 @@ def test_a_flushed_script_cache_is_invisible(scripts: Scripts) -> None:
 
 def test_two_hundred_messages_of_many_fields_fit_one_call(scripts: Scripts) -> None:
     many = [
-        NewMessage(f"m{n}", n % 3, f"k{n}", False, fields_of(f"m{n}", kwargs="{}", options="{}"))
+        scripts.new(
+            f"m{n}", n % 3, key=f"k{n}", fields=fields_of(f"m{n}", kwargs="{}", options="{}")
+        )
         for n in range(200)
     ]
     assert scripts.commands.enqueue(QUEUE, "t", many) == [m.message_id for m in many]

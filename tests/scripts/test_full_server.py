@@ -45,7 +45,7 @@ def test_deliveries_begin_and_end(own_scripts: Scripts) -> None:
     own_scripts.fill_up()
     taken = own_scripts.take()
     assert len(taken) == 7
-    assert own_scripts.commands.renew(QUEUE, [one.lease for one in taken]) == []
+    assert own_scripts.renew(*taken) == []
     for one, outcome in zip(taken, outcomes, strict=False):
         assert own_scripts.settle(one, outcome) is Settled.OK
     assert own_scripts.ids(2) == ["m2"]
@@ -61,7 +61,7 @@ def test_what_the_dead_held_is_taken_back(own_scripts: Scripts) -> None:
     own_scripts.fill_up()
     commands = own_scripts.commands
     reclaimed = commands.reclaim(QUEUE, 0, 5, 1, BEGINNING)
-    assert (reclaimed.released, reclaimed.buried) == (0, 1)
+    assert (reclaimed.released, reclaimed.ended) == (0, 1)
     assert commands.reclaim_consumer(QUEUE, 0, "vanished", 5, 10) == (1, 0)
     assert commands.reap(QUEUE, 0) > 0
 

@@ -19,7 +19,7 @@ def reclaim(scripts: Scripts, lease_ms: int = 30_000, limit: int = 100) -> tuple
     released = buried = 0
     while position is not None:
         done = scripts.commands.reclaim(QUEUE, lease_ms, MAX, limit, position)
-        released, buried = released + done.released, buried + done.buried
+        released, buried = released + done.released, buried + done.ended
         position = done.position
     return released, buried
 
@@ -193,13 +193,13 @@ def test_the_limit_holds_over_all_levels_and_counts_what_is_buried(scripts: Scri
     scripts.enqueue(scripts.new("high", 2), scripts.new("higher", 2))
     scripts.age(killer, *scripts.take())
     first = scripts.commands.reclaim(QUEUE, 30_000, MAX, 1, BEGINNING)
-    assert (first.released, first.buried) == (0, 1)
+    assert (first.released, first.ended) == (0, 1)
     assert first.position == (1, b"0-0")
     second = scripts.commands.reclaim(QUEUE, 30_000, MAX, 1, first.position)
-    assert (second.released, second.buried) == (1, 0)
+    assert (second.released, second.ended) == (1, 0)
     assert second.position is not None
     third = scripts.commands.reclaim(QUEUE, 30_000, MAX, 1, second.position)
-    assert (third.released, third.buried, third.position) == (1, 0, None)
+    assert (third.released, third.ended, third.position) == (1, 0, None)
 
 
 def test_a_level_whose_group_is_gone_hides_no_other(scripts: Scripts) -> None:

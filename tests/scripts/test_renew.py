@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
-from tests.scripts.conftest import GROUP, QUEUE, Scripts
+from tests.scripts.conftest import GROUP, Scripts
 
 
 def test_a_renewal_resets_the_idle_time_and_nothing_else(scripts: Scripts) -> None:
     scripts.enqueue("a", scripts.new("b", 2))
     high, low = scripts.take()
     scripts.age(low, high)
-    assert scripts.commands.renew(QUEUE, [low.lease, high.lease]) == []
+    assert scripts.renew(low, high) == []
     assert max(scripts.idle_ms(0) + scripts.idle_ms(2)) < 30_000
     assert scripts.pending(0) == [(low.lease.entry_id, "c1", 1)]
     assert scripts.pending(2) == [(high.lease.entry_id, "c1", 1)]
@@ -26,8 +26,9 @@ def test_renewing_what_is_lost_says_so_and_takes_nothing_back(scripts: Scripts) 
     scripts.release(released, 1)
     before = scripts.snapshot()
     earlier = dataclasses.replace(mine.lease, count=7)
-    leases = [mine.lease, taken.lease, settled.lease, released.lease, earlier]
-    assert scripts.commands.renew(QUEUE, leases) == leases[1:]
+    wrong = dataclasses.replace(mine, lease=earlier)
+    asked = [mine, taken, settled, released, wrong]
+    assert scripts.renew(*asked) == [handed.lease for handed in asked[1:]]
     assert scripts.snapshot() == before
 
 
@@ -35,12 +36,12 @@ def test_renewing_on_a_stream_that_is_gone_loses_the_lease(scripts: Scripts) -> 
     scripts.enqueue("m")
     (handed,) = scripts.take()
     scripts.client.delete(scripts.keys.ready[0])
-    assert scripts.commands.renew(QUEUE, [handed.lease]) == [handed.lease]
+    assert scripts.renew(handed) == [handed.lease]
 
 
 def test_renewing_one_of_two_entries_of_one_id_leaves_the_other_alone(scripts: Scripts) -> None:
     low, high = scripts.twins()
     scripts.age(low, high)
-    assert scripts.commands.renew(QUEUE, [high.lease]) == []
+    assert scripts.renew(high) == []
     assert min(scripts.idle_ms(0)) >= 60_000
     assert max(scripts.idle_ms(1)) < 30_000

@@ -221,14 +221,15 @@ def test_a_wrong_settlement_refuses_the_whole_batch_and_writes_nothing(
     k = scripts.keys
     keys = (
         *(k.scheduled, k.scheduled_messages, k.dead, k.dead_messages),
-        *(k.control, k.wake, k.dedup, k.job_prefix, *k.ready),
+        *(k.control, k.wake, k.dedup, k.job_prefix, k.events),
+        *(k.recent("completed"), k.recent("dead"), k.recent("cancelled"), *k.ready),
     )
-    right = pack_array(("done", 0, handed.lease.entry_id, 1, "c1", "m", "k"))
+    right = pack_array(("done", 0, handed.lease.entry_id, 1, "c1", "m", "k", False, ""))
     outcome, level = wrong
-    bad = pack_array((outcome, level, b"1-1", 1, "c1", "x", ""))
+    bad = pack_array((outcome, level, b"1-1", 1, "c1", "x", "", False, ""))
     before = scripts.snapshot()
     with pytest.raises(redis.ResponseError, match=f"BADARG outcome {outcome} level {level}"):
-        scripts.run("settle", keys, right, bad)
+        scripts.run("settle", keys, -1, -1, right, bad)
     assert scripts.snapshot() == before
 
 

@@ -220,7 +220,7 @@ def test_deliveries_that_ended_unsettled_are_remembered_over_a_parking(jobs: Job
     again = jobs.bring_back("b")
     scripts.age(again)
     done = scripts.commands.reclaim(QUEUE, 1_000, 3, 100, BEGINNING)
-    assert (done.released, done.buried) == (0, 1)
+    assert (done.released, done.ended) == (0, 1)
     assert scripts.letter("b")[0][b"deliveries"] == b"3"
 
 

@@ -1,5 +1,5 @@
 -- Put an entry aside as it is until `due`, unix ms; no attempt is used up. The caller has checked the fence.
--- `keys` has scheduled, messages, ready and job_prefix. Needs drop_copy.
+-- `keys` has scheduled, messages, ready, job_prefix and events. Needs drop_copy, tell and field.
 -- Returns whether `due` is now the earliest.
 local function park(keys, level, entry, deliveries, id, due)
   local found = redis.call("XRANGE", keys.ready, entry, entry)[1]
@@ -8,6 +8,7 @@ local function park(keys, level, entry, deliveries, id, due)
     return false
   end
   local fields, record = found[2], keys.job_prefix .. id
+  local actor = field(fields, "actor")
   if level > 0 then
     fields[#fields + 1] = "level"
     fields[#fields + 1] = tostring(level)
@@ -17,7 +18,11 @@ local function park(keys, level, entry, deliveries, id, due)
   if redis.call("ZADD", keys.scheduled, due, id) == 0 then  -- in place of a scheduled successor
     drop_copy(record, redis.call("HGET", record, "others"))
   end
-  redis.call("HSETNX", record, "token", "")  -- another language's message has none yet
+  local prior = redis.call("HMGET", record, "token", "entry")
+  if prior[2] or not prior[1] then  -- another language's message has no record yet
+    redis.call("HSET", record, "token", prior[1] or "", "entry", "", "due", string.format("%.0f", due))
+    tell(keys.events, "scheduled", id, actor)
+  end
   if deliveries > 1 then  -- what kills its worker must not begin anew each time it is parked
     redis.call("HINCRBY", record, "unsettled", deliveries - 1)
   end

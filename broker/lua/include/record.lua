@@ -1,6 +1,17 @@
 -- A finished job's record outlives it by this long (ms), so that a producer whose reply was
 -- lost and who repeats the enqueue does not run the job twice.
 local IDEMPOTENCY_MS = 60000
+-- Events of a queue that are kept, about: whole nodes of the stream go.
+local EVENTS_KEPT = 10000
+
+-- Every event has the same fields, which the stream then packs to nothing. A key of another type
+-- in the stream's place hinders no transition.
+local function tell(events, event, id, actor, reason, error)
+  redis.pcall(
+    "XADD", events, "MAXLEN", "~", EVENTS_KEPT, "*",
+    "event", event, "id", id, "actor", actor or "", "reason", reason or "", "error", error or ""
+  )
+end
 
 local function release_deduplication(dedup, key, id)
   if key ~= "" and redis.call("HGET", dedup, key) == id then
@@ -19,13 +30,27 @@ local function drop_copy(record, others)
 end
 
 -- One copy of a message has ended: the record and the deduplication key end with the last one.
-local function finish(dedup, record, id, state)
-  local prior = redis.call("HMGET", record, "token", "others", "dedup")
+-- `keys` has dedup, job_prefix, events and recent, the index of the state; `facts` is a flat list
+-- of fields for the record, or false when no record is kept. Then, and for a message that was
+-- enqueued without one (no `entry`), what stays says for a while that the id is not new.
+local function finish(keys, id, state, now, facts, reason, error)
+  local record = keys.job_prefix .. id
+  local prior = redis.call("HMGET", record, "token", "others", "dedup", "entry")
   if drop_copy(record, prior[2]) then
     return
   end
   -- An entry of another language had no record: the token says that this one is not new.
-  redis.call("HSET", record, "state", state, "token", prior[1] or "")
-  redis.call("PEXPIRE", record, IDEMPOTENCY_MS)
-  release_deduplication(dedup, prior[3] or "", id)
+  local token = prior[1] or ""
+  if facts and (prior[4] or not prior[1]) then
+    redis.call("HSET", record, "token", token, "state", state, "finished", string.format("%d", now), unpack(facts))
+    if keys.age_ms then
+      redis.call("PEXPIRE", record, math.max(keys.age_ms, IDEMPOTENCY_MS))
+    end
+    redis.call("ZADD", keys.recent, now, id)
+    tell(keys.events, state, id, facts[2], reason, error)
+  else
+    redis.call("HSET", record, "state", state, "token", token)
+    redis.call("PEXPIRE", record, IDEMPOTENCY_MS)
+  end
+  release_deduplication(keys.dedup, prior[3] or "", id)
 end

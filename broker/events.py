@@ -1,0 +1,200 @@
+"""What happened to the jobs of a queue, for whoever wants to know."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final
+
+import redis
+
+from broker import clients
+from broker.commands import Commands
+from broker.errors import InvalidOption, translated
+
+_READ: Final = 500
+_BLOCK_MS: Final = 5_000
+_ABANDONED_MS: Final = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened to one job."""
+
+    #: Of the event; later ones are greater.
+    id: str
+    queue: str
+    #: queued, scheduled, started, completed, failed (one attempt), retrying, dead, cancelled
+    #: or redriven.
+    name: str
+    message_id: str
+    actor: str
+    #: Why it is dead or cancelled; empty otherwise.
+    reason: str
+    #: What the attempt raised; empty otherwise.
+    error: str
+
+    @property
+    def at_ms(self) -> int:
+        """When it happened, unix ms by the server's clock."""
+        return int(self.id.partition("-")[0])
+
+
+class Events:
+    """The event streams of a namespace's queues.
+
+    A stream keeps about the last ten thousand events of its queue. Jobs of which no records
+    are kept have no events either.
+    """
+
+    def __init__(self, commands: Commands) -> None:
+        self._commands = commands
+
+    def subscribe(self, queue: str, *, group: str, start: str = "$") -> Subscription:
+        """Iterate over a queue's events from now on, as one of a group of subscribers.
+
+        Each event goes to one subscriber of the group, at least once: it is acknowledged
+        when the next one is asked for, and one that a subscriber has had for a minute without
+        that goes to another. What the stream drops before the group has read it is missed.
+
+        Args:
+          group: its position is kept in the server; the first subscriber makes it.
+          start: where a new group begins: ``$`` now, ``0`` with all that is there, or an
+            event's id.
+
+        Raises:
+          InvalidOption: the group's name is empty.
+        """
+        if not group:
+            raise InvalidOption("group", group, "must be a non-empty string")
+        return Subscription(self._commands, queue, group, start)
+
+
+class Subscription:
+    """An endless iterator over events; a context manager that closes it. Not thread-safe."""
+
+    def __init__(self, commands: Commands, queue: str, group: str, start: str) -> None:
+        self._queue = queue
+        self._group = group
+        self._start = start
+        self._stream = commands.keys(queue).events
+        self._client = clients.derive(commands.client, socket_timeout=_BLOCK_MS / 1000 + 5)
+        self._name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._closed = False
+        with translated():
+            self._make_group()
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Event]:
+        """The events, as they come; it blocks between them.
+
+        Raises:
+          BrokerConnectionError: the server is away. Iterate again: nothing is lost.
+        """
+        while not self._closed:
+            with translated():
+                rows = self._abandoned() or self._next()
+            for row in rows:
+                if row[1] is not None:
+                    yield _event(self._queue, *row)
+                with translated():
+                    self._client.xack(self._stream, self._group, row[0])
+
+    def close(self) -> None:
+        """Leave the group. What is not acknowledged goes to another subscriber."""
+        if self._closed:
+            return
+        self._closed = True
+        with translated(), self._client:
+            if not self._client.xpending_range(
+                self._stream, self._group, "-", "+", 1, consumername=self._name
+            ):
+                self._client.xgroup_delconsumer(self._stream, self._group, self._name)
+
+    def _make_group(self) -> None:
+        try:
+            self._client.xgroup_create(self._stream, self._group, self._start, mkstream=True)
+        except redis.ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise
+
+    def _next(self) -> list[Any]:
+        try:
+            reply = self._client.xreadgroup(
+                self._group, self._name, {self._stream: ">"}, count=_READ, block=_BLOCK_MS
+            )
+        except redis.ResponseError as error:
+            if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
+                raise
+            self._start = "0"  # the stream was deleted: what is there now is new
+            self._make_group()
+            return []
+        return list(reply[0][1]) if reply else []
+
+    def _abandoned(self) -> list[Any]:
+        """What another subscriber has had for too long, or this one did not acknowledge."""
+        try:
+            reply = self._client.xautoclaim(
+                self._stream, self._group, self._name, _ABANDONED_MS, count=_READ
+            )
+        except redis.ResponseError as error:
+            if not str(error).startswith("NOGROUP"):
+                raise
+            return []
+        return list(reply[1])
+
+
+def newest_event(commands: Commands, queue: str) -> str:
+    """The id of the queue's newest event, to read on from there; 0-0 if there was none."""
+    with translated():
+        newest = commands.client.execute_command(
+            "XREVRANGE", commands.keys(queue).events, "+", "-", "COUNT", 1
+        )
+    return newest[0][0].decode() if newest else "0-0"
+
+
+@contextmanager
+def reading(commands: Commands, queue: str) -> Iterator[Callable[[str, int], list[Event]]]:
+    """Gives a function of an event's id and a time in ms, over one connection.
+
+    It returns the next events after that id, and waits so long for the first one.
+    """
+    stream = commands.keys(queue).events
+
+    def read(after: str, wait_ms: int) -> list[Event]:
+        with translated():
+            reply = client.xread({stream: after}, count=_READ, block=min(wait_ms, _BLOCK_MS))
+        return [_event(queue, *row) for row in reply[0][1]] if reply else []
+
+    with clients.derive(commands.client, socket_timeout=_BLOCK_MS / 1000 + 5) as client:
+        yield read
+
+
+def _event(queue: str, id: bytes, fields: dict[bytes, bytes]) -> Event:
+    def text(name: bytes) -> str:
+        return fields.get(name, b"").decode("utf-8", "replace")
+
+    return Event(
+        id=id.decode(),
+        queue=queue,
+        name=text(b"event"),
+        message_id=text(b"id"),
+        actor=text(b"actor"),
+        reason=text(b"reason"),
+        error=text(b"error"),
+    )

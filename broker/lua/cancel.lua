@@ -1,0 +1,63 @@
+#!lua flags=allow-oom
+-- cancel: end a job that waits, or ask the worker that runs it to end it.
+-- KEYS[1] scheduled   ZSET    id -> due time, unix ms
+-- KEYS[2] messages    HASH    id -> the entry's fields, packed
+-- KEYS[3] dedup       HASH    deduplication key -> message id
+-- KEYS[4] job prefix  prefix of the records, completed with the message id
+-- KEYS[5] events      STREAM
+-- KEYS[6] cancelled   ZSET    id -> when it ended, unix ms
+-- KEYS[7] control     HASH    present when the queue is paused or limited
+-- KEYS[8] wake        STREAM
+-- KEYS[9..] ready     STREAM  one a level, lowest first
+-- ARGV[1] id          str     of the message
+-- ARGV[2] channel     str     on which workers hear of it
+-- Returns cancelled, requested (it runs), ended (before this), or unknown
+-- Errors  none of its own
+-- Cost    O(log N), N scheduled or pending
+--@include clock
+--@include fields
+--@include wake
+--@include record
+local id, job_prefix = ARGV[1], KEYS[4]
+local record = job_prefix .. id
+local prior = redis.call("HMGET", record, "token", "state", "entry")
+if not prior[1] then
+  return "unknown"
+elseif prior[2] then
+  return "ended"
+end
+local keys = { dedup = KEYS[3], job_prefix = job_prefix, events = KEYS[5], recent = KEYS[6] }
+
+local function finish_as_cancelled(fields)
+  local actor, at = field(fields, "actor") or "", field(fields, "at") or ""
+  finish(keys, id, "cancelled", now_ms(), { "actor", actor, "queued", at })
+end
+
+if redis.call("ZREM", KEYS[1], id) == 1 then
+  local ok, fields = pcall(cmsgpack.unpack, redis.call("HGET", KEYS[2], id) or "")
+  redis.call("HDEL", KEYS[2], id)
+  finish_as_cancelled(ok and type(fields) == "table" and fields or {})
+  if redis.call("HEXISTS", record, "state") == 1 then
+    return "cancelled"
+  end
+  -- Another copy of it waits or runs.
+end
+
+local level, entry = string.match(prior[3] or "", "^(%d+):(.+)$")
+local ready = level and KEYS[9 + tonumber(level)]
+local found = ready and redis.call("XRANGE", ready, entry, entry)[1]
+if not found then
+  return "unknown"
+end
+local pending = redis.pcall("XPENDING", ready, "workers", entry, entry, 1)
+local owner = not pending.err and pending[1] and pending[1][2]
+if owner and owner ~= "~released" then
+  redis.call("HSET", record, "cancel", "1")
+  redis.call("PUBLISH", ARGV[2], id)
+  return "requested"
+end
+finish_as_cancelled(found[2])
+redis.pcall("XACK", ready, "workers", entry)
+redis.call("XDEL", ready, entry)
+signal_if_gated(KEYS[7], KEYS[8], 1)
+return "cancelled"
