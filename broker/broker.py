@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import redis
+from dramatiq.actor import Actor
 from dramatiq.broker import Broker, Consumer, MessageProxy
 from dramatiq.common import current_millis
 from dramatiq.errors import ActorNotFound, BrokerConnectionError, QueueJoinTimeout
@@ -20,13 +21,14 @@ from dramatiq.message import Message
 from dramatiq.middleware import Middleware, MiddlewareError, Retries, Shutdown, SkipMessage
 
 from broker import clients, current, entry, evidence, server
-from broker.burial import burial
+from broker.burial import burial, max_deliveries
 from broker.cancellation import CancelListener, RunningJobs
 from broker.codec import Codec
-from broker.commands import Commands, NewMessage, Settlement
+from broker.commands import Commands, Doomed, NewMessage, Settlement
 from broker.consumer import StreamsConsumer
 from broker.consumer_name import ConsumerName
 from broker.dead_letters import DeadRetention
+from broker.death_notices import DeathNotices, forwarded, is_notice
 from broker.delivery import SUSPECT_FROM, Delivery, InFlight, Lease, SuspectSlot
 from broker.errors import AwaitsDeploy, InvalidOption, MessageTooLarge, Refused, ServerRefused
 from broker.events import Events
@@ -38,7 +40,7 @@ from broker.keeper import Keeper
 from broker.keys import cancel_channel
 from broker.limits import QueueLimit
 from broker.options import NAMES, Options, check_int
-from broker.outcome import Abandon, Bury, Cancel, Done, Outcome, Parked, Release, Retry
+from broker.outcome import Abandon, Bury, Cancel, Done, Outcome, Park, Parked, Release, Retry
 from broker.redaction import hide_sealed, without_texts
 from broker.retention import Retention
 from broker.schedule import Fired
@@ -49,6 +51,7 @@ from broker.signals import Signals
 
 T = TypeVar("T")
 
+_FORWARD_AGAIN_MS = 1_000
 _FLUSH_SECONDS = 5.0
 _BATCH = 200
 _LONGEST_DEPLOY_PAUSE = 15_000
@@ -138,6 +141,7 @@ class StreamsBroker(Broker):
         self.max_message_bytes = max_message_bytes
         self.unknown_actor_grace = unknown_actor_grace
         self._options = Options(self.actors, max_priority)
+        self._notices = DeathNotices(self.actors, self.codec)
         self.commands = Commands(self.client, namespace, max_priority)
         self.schedule_commands = ScheduleCommands(self.client, self.commands.keys)
         self.inspector = Inspector(
@@ -178,6 +182,15 @@ class StreamsBroker(Broker):
         if self._keeper is not None:
             self._keeper.look_now()
         return consumer
+
+    def declare_actor(self, actor: Actor[Any, Any]) -> None:
+        """Declare an actor.
+
+        Raises:
+          InvalidActorOption: its ``on_dead`` is neither an actor nor the name of one.
+        """
+        self._notices.check(actor)
+        super().declare_actor(actor)
 
     def declare_queue(self, queue_name: str) -> None:
         """Declare a queue; idempotent. Delays need no queue of their own here."""
@@ -259,12 +272,15 @@ class StreamsBroker(Broker):
             self.emit_after("enqueue", message, delay)
         return sent
 
-    def _write(self, messages: list[Message[Any]], delay: int | None) -> list[Message[Any]]:
+    def _write(
+        self, messages: list[Message[Any]], delay: int | None, token: str | None = None
+    ) -> list[Message[Any]]:
         queue = messages[0].queue_name
         if queue not in self._registered:
             self._register(queue)
         new = [self._new(message) for message in messages]
-        token = secrets.token_urlsafe(6)  # eight characters: the next one costs 20 bytes a job
+        if token is None:
+            token = secrets.token_urlsafe(6)  # eight characters: one more costs 20 bytes a job
         if delay or any(m.claim is not None and m.claim.replaces for m in new):
             known = self._producer.schedule(queue, token, delay or 0, new)
         else:
@@ -436,8 +452,30 @@ class StreamsBroker(Broker):
         except SkipMessage:
             delivery.outcome = Cancel()
             raise
+        if is_notice(delivery):
+            self._forward(delivery)
         delivery.started_ms = current_millis()
         current.begin(delivery, self.commands.progress)
+
+    def _forward(self, notice: Delivery) -> None:
+        """Send a notice on to its actor's own queue; a crash leaves it here, to be sent again.
+
+        Raises:
+          SkipMessage: it was sent, or is put off since the other queue's server is away.
+        """
+        queue = self.get_actor(notice.actor_name).queue_name
+        if queue == notice.queue_name:
+            return
+        try:
+            message = forwarded(notice._message, queue)
+            # Its id is the token as well: a second carrier's changes nothing, also when it has run.
+            self._emitting(
+                [message], None, lambda: self._write([message], None, message.message_id)
+            )
+        except BrokerConnectionError as error:
+            self.logger.warning("A notice for queue %r is put off: %s", queue, error)
+            notice.outcome = Park(_FORWARD_AGAIN_MS)
+        raise SkipMessage(f"it runs in queue {queue!r}")
 
     def _swallowed(self, signal: str, middleware: Middleware, args: tuple[Any, ...]) -> None:
         # As Dramatiq's own broker does: a middleware's defect stops no job.
@@ -481,6 +519,8 @@ class StreamsBroker(Broker):
             dead_retention=self._dead_retention,
             retention=self._retention_of,
             on_cancelled=self._running.cancel,
+            told_of=self._notices.actors,
+            bury=self._bury_doomed,
         )
         self._keeper.start()
         self._cancel_listener = CancelListener(
@@ -586,7 +626,16 @@ class StreamsBroker(Broker):
         """Settle an entry that is no message."""
         self._put(queue, Settlement(lease, message_id, "", outcome))
 
+    def _bury_doomed(self, queue: str, doomed: Doomed) -> None:
+        """Bury what was delivered too often, and whose actor wants somebody to be told."""
+        bury = max_deliveries(doomed)
+        facts = ["actor", doomed.actor, "queued", doomed.at]
+        facts += ("deliveries", str(doomed.lease.count), "error", bury.error)
+        self._put(queue, Settlement(doomed.lease, doomed.message_id, "", bury, facts))
+
     def _put(self, queue: str, settlement: Settlement) -> None:
+        if isinstance(settlement.outcome, Bury):
+            settlement = self._notices.with_notice(queue, settlement, settlement.outcome)
         if settlement.lease.count >= SUSPECT_FROM:
             self.suspects.free(settlement.lease)
         if self._settler is None:

@@ -10,6 +10,7 @@ from dramatiq.errors import ActorNotFound
 from dramatiq.middleware import AgeLimit, SkipMessage
 
 from broker import evidence
+from broker.commands import Doomed
 from broker.delivery import Delivery
 from broker.errors import Refused
 from broker.evidence import Reason, Trail
@@ -30,6 +31,12 @@ def burial(delivery: Delivery, throws: Any) -> Bury:
         error_type="" if told is None else evidence.error_type(told),
         trail=evidence.dump(_trail(delivery)),
     )
+
+
+def max_deliveries(doomed: Doomed) -> Bury:
+    """The burial of a message that was delivered too often, as ``hand_back.lua`` does it."""
+    error = f"delivered {doomed.lease.count} times and never settled: it may kill its worker"
+    return Bury("max_deliveries", error, doomed.actor)
 
 
 def _reason(error: BaseException | None, throws: Any) -> Reason:

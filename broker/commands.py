@@ -133,6 +133,17 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class Doomed:
+    """A delivery that its claimant is to bury: the message was delivered too often."""
+
+    lease: Lease
+    message_id: str
+    actor: str
+    #: When it was enqueued, as the entry says it.
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
 class Reclaimed:
     """What one bounded reclaim did; ``position`` is None when nothing is left to look at."""
 
@@ -140,6 +151,7 @@ class Reclaimed:
     released: int
     #: Buried, or cancelled while they ran.
     ended: int
+    doomed: list[Doomed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,23 +398,49 @@ class Commands:
         ]
 
     def reclaim(
-        self, queue: str, lease_ms: int, max_deliveries: int, limit: int, position: Position
+        self,
+        queue: str,
+        lease_ms: int,
+        max_deliveries: int,
+        limit: int,
+        position: Position,
+        *,
+        claimant: str = "",
+        told_of: Sequence[str] = (),
     ) -> Reclaimed:
-        """Take up to ``limit`` deliveries whose lease has expired, from ``position`` on."""
+        """Take up to ``limit`` deliveries whose lease has expired, from ``position`` on.
+
+        What is to be buried of the actors in ``told_of`` is left to the claimant.
+        """
         k = self.keys(queue)
-        level, cursor, released, ended = self._run(
-            "reclaim", (*_hand_back(k), *k.ready), lease_ms, max_deliveries, limit, *position
+        fixed = (lease_ms, max_deliveries, limit, *position, claimant)
+        level, cursor, released, ended, claimed = self._run(
+            "reclaim", (*_hand_back(k), *k.ready), *fixed, *told_of
         )
-        return Reclaimed(None if level < 0 else (level, cursor), released, ended)
+        doomed = [
+            Doomed(Lease(level, id, count, claimant), message.decode(), actor.decode(), at.decode())
+            for level, id, count, message, actor, at in claimed
+        ]
+        return Reclaimed(None if level < 0 else (level, cursor), released, ended, doomed)
 
     def reclaim_consumer(
-        self, queue: str, level: int, consumer: str, max_deliveries: int, limit: int
+        self,
+        queue: str,
+        level: int,
+        consumer: str,
+        max_deliveries: int,
+        limit: int,
+        *,
+        told_of: Sequence[str] = (),
     ) -> tuple[int, int]:
-        """Take what a vanished consumer held; returns the numbers released and ended."""
+        """Take what a vanished consumer held; returns the numbers released and ended.
+
+        What is to be buried of the actors in ``told_of`` stays until its lease has expired.
+        """
         k = self.keys(queue)
+        fixed = (consumer, max_deliveries, limit, level)
         released, ended = self._run(
-            *("reclaim_consumer", (*_hand_back(k), k.ready[level])),
-            *(consumer, max_deliveries, limit, level),
+            "reclaim_consumer", (*_hand_back(k), k.ready[level]), *fixed, *told_of
         )
         return released, ended
 
@@ -711,7 +749,7 @@ def _pack_settlement(s: Settlement) -> bytes:
             return _pack(("release", *common))
         case Cancel():
             return _pack(("cancel", *common))
-        case Bury(reason, error, actor, error_type, trail):
-            return _pack(("bury", *common, reason, error, actor, error_type, trail))
+        case Bury(reason, error, actor, error_type, trail, notice):
+            return _pack(("bury", *common, reason, error, actor, error_type, trail, notice))
         case outcome:
             raise TypeError(f"{outcome!r} is no settlement")

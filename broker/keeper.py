@@ -12,7 +12,7 @@ import redis
 from dramatiq.errors import BrokerConnectionError
 from dramatiq.logging import get_logger
 
-from broker.commands import BEGINNING, Commands, Position
+from broker.commands import BEGINNING, Commands, Doomed, Position
 from broker.consumer_name import ConsumerName
 from broker.dead_letters import DeadRetention
 from broker.delivery import Delivery, InFlight
@@ -40,6 +40,8 @@ class Keeper:
         dead_retention: Callable[[str], DeadRetention],
         retention: Callable[[str], Retention],
         on_cancelled: Callable[[Delivery], None],
+        told_of: Callable[[], list[str]],
+        bury: Callable[[str, Doomed], None],
     ) -> None:
         self._commands = commands
         self._in_flight = in_flight
@@ -49,6 +51,8 @@ class Keeper:
         self._dead_retention = dead_retention
         self._retention = retention
         self._on_cancelled = on_cancelled
+        self._told_of = told_of
+        self._bury = bury
         self._positions: dict[str, Position] = {}
         self._released_for: set[str] = set()
         self._logger = get_logger(__name__, type(self))
@@ -179,15 +183,19 @@ class Keeper:
             if position is None:
                 return
             done = self._commands.reclaim(
-                queue, self._lease_ms, self._max_deliveries, _RECLAIMED_PER_CALL, position
+                *(queue, self._lease_ms, self._max_deliveries, _RECLAIMED_PER_CALL, position),
+                claimant=str(self._name),
+                told_of=self._told_of(),
             )
             position = done.position
-            if done.released or done.ended:
+            for doomed in done.doomed:
+                self._bury(queue, doomed)
+            if done.released or done.ended or done.doomed:
                 self._logger.warning(
                     "Reclaimed from queue %r: %d released, %d buried or cancelled.",
                     queue,
                     done.released,
-                    done.ended,
+                    done.ended + len(done.doomed),
                     extra={"queueName": queue},
                 )
         if position is not None:
@@ -200,8 +208,11 @@ class Keeper:
                 parsed = ConsumerName.parse(name)
                 if parsed is None or not parsed.vanished(self._name):
                     continue
+                told_of = self._told_of()
                 while sum(
-                    self._commands.reclaim_consumer(queue, level, name, self._max_deliveries, 200)
+                    self._commands.reclaim_consumer(
+                        *(queue, level, name, self._max_deliveries, 200), told_of=told_of
+                    )
                 ):
                     pass
 

@@ -14,6 +14,7 @@ from broker.errors import InvalidOption
 NAMES: Final = frozenset(
     {
         "broker_priority",
+        "on_dead",
         "records",
         "deduplication_key",
         "deduplication_ttl",

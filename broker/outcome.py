@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
@@ -59,6 +59,8 @@ class Bury:
     error_type: str = ""
     #: Traceback and attempts: :class:`broker.evidence.Trail`. Bytes when they are sealed.
     trail: str | bytes = ""
+    #: An entry that is added to the same stream in the same step, to tell of it; empty for none.
+    notice: Fields = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,10 @@
 -- ARGV[3] limit       int     the most entries to take in this call
 -- ARGV[4] level       int     where to go on; 0 to begin
 -- ARGV[5] cursor      id      where to go on in that level; 0-0 to begin
--- Returns {next level or -1 when the scan is over, next cursor, released, buried or cancelled}
+-- ARGV[6] claimant    str     the consumer that is to bury what is delivered too often of the next
+-- ARGV[7..] actor     str     of whose dead somebody is told
+-- Returns {next level or -1 when the scan is over, next cursor, released, buried or cancelled,
+--         {{level, entry id, delivery count, message id, actor, at}, ...} which are the claimant's now}
 -- Errors  none of its own
 -- Cost    O(levels + limit), at most ten times as many pending entries looked at
 --@include clock
@@ -46,6 +49,11 @@ local function owners(key)
   return found
 end
 
+local told_of, claimed = {}, {}
+for i = 7, #ARGV do
+  told_of[ARGV[i]] = true
+end
+
 local function reclaim(key, group)
   local owned = owners(key)
   local taken = redis.call("XAUTOCLAIM", key, "workers", "~released", ARGV[1], cursor, "COUNT", left, "JUSTID")
@@ -59,7 +67,12 @@ local function reclaim(key, group)
     dead = KEYS[1], dead_messages = KEYS[2], dedup = KEYS[4], job_prefix = KEYS[5],
     events = KEYS[6], dead_records = KEYS[7], cancelled = KEYS[8], ready = key,
   }
-  local _, dead = hand_back(keys, entries, tonumber(ARGV[2]), level)
+  local function claim(entry, fields)
+    redis.call("XCLAIM", key, "workers", ARGV[6], 0, entry[1], "JUSTID")
+    local at = field(fields, "at") or ""
+    claimed[#claimed + 1] = { level, entry[1], entry[4], field(fields, "id"), field(fields, "actor"), at }
+  end
+  local _, dead = hand_back(keys, entries, tonumber(ARGV[2]), level, told_of, claim)
   released = released + released_in(redis.call("XPENDING", key, "workers")) - released_in(group)
   buried = buried + dead
   left = left - #entries
@@ -88,4 +101,4 @@ end
 if released + buried > 0 then  -- what is buried leaves room under a global concurrency
   signal_all(KEYS[3])  -- one signal could go to a reader that has just died as well
 end
-return { level, cursor, released, buried }
+return { level, cursor, released, buried, claimed }

@@ -13,6 +13,7 @@
 -- ARGV[2] max deliveries int  an entry delivered so often is buried, not released
 -- ARGV[3] limit       int     the most entries to take in this call
 -- ARGV[4] level       int     of the ready stream, kept with what is buried
+-- ARGV[5..] actor     str     of whose dead somebody is told: what is delivered too often of them waits for its lease
 -- Returns {released, buried or cancelled}; both 0 when the consumer holds nothing more
 -- Errors  none of its own
 -- Cost    O(limit)
@@ -35,7 +36,12 @@ local keys = {
   dead = KEYS[1], dead_messages = KEYS[2], dedup = KEYS[4], job_prefix = KEYS[5],
   events = KEYS[6], dead_records = KEYS[7], cancelled = KEYS[8], ready = ready,
 }
-local released, buried = hand_back(keys, entries, tonumber(ARGV[2]), ARGV[4])
+local told_of = {}
+for i = 5, #ARGV do
+  told_of[ARGV[i]] = true
+end
+local function leave() end
+local released, buried = hand_back(keys, entries, tonumber(ARGV[2]), ARGV[4], told_of, leave)
 if released + buried > 0 then  -- what is buried leaves room under a global concurrency
   signal_all(KEYS[3])  -- one signal could go to a reader that has just died as well
 end

@@ -22,7 +22,8 @@
 --           park      delay ms
 --           release   nothing
 --           cancel    nothing
---           bury      reason, error, actor, error type, trail (traceback and attempts); the entry's own fields are kept
+--           bury      reason, error, actor, error type, trail (traceback and attempts), [field, value, ...] of an entry
+--                     that tells of it, or []; the buried entry's own fields are kept
 --           facts     false, or fields of the record: ["actor", its name, field, value, ...]
 -- Returns for each settlement ok, stale (another delivery owns the entry), gone (no such entry)
 --         or lost (no such entry, nor a record of its message)
@@ -39,7 +40,7 @@
 local now = now_ms()
 local job_prefix = KEYS[8]
 local kept, kept_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
-local signals, completed = 0, 0
+local signals, completed, notices = 0, 0, 0
 
 local function ended(recent)
   return { dedup = KEYS[7], job_prefix = job_prefix, events = KEYS[9], recent = recent }
@@ -145,6 +146,11 @@ function outcomes.bury(s)
     end
     finish(as_dead, s[6], "dead", now, s[8], s[10], s[11])
   end
+  if found and #s[15] > 0 then
+    redis.call("HSETNX", job_prefix .. field(s[15], "id"), "token", "notice")  -- it is no replay
+    redis.call("XADD", KEYS[13 + s[2]], "*", unpack(s[15]))
+    notices = notices + 1
+  end
   remove(s)
 end
 
@@ -193,7 +199,7 @@ if kept > 0 and completed > 0 then
   end
 end
 if redis.call("EXISTS", KEYS[5]) == 1 then
-  signals = signals + #settlements
+  signals = signals + #settlements + notices
 end
 signal(KEYS[6], signals)
 return replies

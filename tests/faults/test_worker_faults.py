@@ -187,6 +187,62 @@ def test_04_a_worker_killed_at_a_burial_leaves_the_message_in_exactly_one_place(
     assert letter.reason == "retries_exhausted"
 
 
+NOTICED = """
+class Killing(Middleware):
+    def before_enqueue(self, broker, message, delay):
+        self.kill(message, "before the notice is sent on")
+
+    def after_enqueue(self, broker, message, delay):
+        self.kill(message, "after the notice is sent on")
+
+    def kill(self, message, moment):
+        if message.queue_name == "notices" and first_time(moment):
+            note("killing")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+broker.add_middleware(Killing())
+
+
+@dramatiq.actor(queue_name="work", max_retries=0, on_dead="tell")
+def fail(label):
+    note("started", label)
+    raise RuntimeError("on purpose")
+
+
+@dramatiq.actor(queue_name="notices")
+def tell(notice):
+    note("told", notice["id"])
+"""
+
+
+@valkey_only
+def test_04_a_notice_of_a_death_comes_once_whenever_the_workers_that_carry_it_are_killed(
+    launch: Launcher,
+    source: Source,
+    history: History,
+    effects: Effects,
+    producer: StreamsBroker,
+) -> None:
+    message_id = history.send("fail", "killed carriers")
+    producer.declare_queue("notices")
+    for _ in range(2):
+        carrier = launch(source(NOTICED), threads=1)
+        effects.next("killing")
+        history.injure()
+        carrier.wait()
+        assert history.places().dead == [message_id]
+        assert history.places().all.total() == 2, "the notice stays where the message died"
+    launch(source(NOTICED), threads=1)
+    assert effects.next("told").label == message_id
+    history.recovered()
+    history.settle_down()
+    producer.join("notices", timeout=20_000)
+    told = [effect for effect in effects.catch_up() if effect.event == "told"]
+    assert len(told) == 1
+    history.check(failures=0)
+
+
 def test_05_what_a_killed_worker_had_fetched_and_not_begun_comes_back_as_well(
     launch: Launcher, source: Source, history: History, effects: Effects, producer: StreamsBroker
 ) -> None:

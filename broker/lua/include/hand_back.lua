@@ -2,8 +2,10 @@
 -- too often are buried, those that somebody wants cancelled go.
 -- An entry is as XPENDING has it: its id, whose it was, idle time, delivery count.
 -- `keys` has ready, dead, dead_messages, dedup, job_prefix, events, dead_records and cancelled.
+-- Somebody is told of the dead of the actors in `told_of`, a set, which no script can do: what is to
+-- be buried of theirs is left to `spare`, called with an entry and its fields.
 -- Needs now_ms, bury, finish, field and note_lost. Returns the numbers released and ended.
-local function hand_back(keys, entries, max_deliveries, level)
+local function hand_back(keys, entries, max_deliveries, level, told_of, spare)
   local released, ended, now = 0, 0, now_ms()
   local job_prefix = keys.job_prefix
 
@@ -31,6 +33,8 @@ local function hand_back(keys, entries, max_deliveries, level)
     local cancelled = message and redis.call("HEXISTS", job_prefix .. message, "cancel") == 1
     if not found then
       redis.call("XACK", keys.ready, "workers", id)  -- deleted by hand: nothing left to run
+    elseif message and not cancelled and deliveries >= max_deliveries and told_of[field(found[2], "actor") or ""] then
+      spare(entry, found[2])
     elseif cancelled or deliveries >= max_deliveries then
       if cancelled then
         finish_as("cancelled", keys.cancelled, message, found[2], deliveries)
