@@ -6,9 +6,10 @@ import time
 from typing import Any
 
 import dramatiq
+import msgspec
 import pytest
 from dramatiq import Message
-from dramatiq.encoder import PickleEncoder
+from dramatiq.encoder import Encoder
 from dramatiq.message import get_encoder, set_encoder
 
 from broker import InvalidOption, StreamsBroker
@@ -28,6 +29,17 @@ def streams(valkey_server: EmbeddedValkey, new_broker: NewBroker) -> StreamsBrok
     made = new_broker("streams", valkey_server.url)
     assert isinstance(made, StreamsBroker)
     return made
+
+
+class Msgpack(Encoder):
+    """An encoding of the application's own."""
+
+    def encode(self, data: dict[str, Any]) -> bytes:
+        return msgspec.msgpack.encode(data)
+
+    def decode(self, data: bytes) -> dict[str, Any]:
+        found: dict[str, Any] = msgspec.msgpack.decode(data)
+        return found
 
 
 def bury(
@@ -143,7 +155,7 @@ def test_a_redriven_message_is_as_it_was_but_for_what_the_redrive_says(
 
 def test_an_applications_own_encoding_is_redriven_as_well(streams: StreamsBroker) -> None:
     encoder = get_encoder()
-    set_encoder(PickleEncoder())
+    set_encoder(Msgpack())
     try:
         bury(streams, "m", retries=3)
         assert streams.inspector.redrive(QUEUE) == 1
