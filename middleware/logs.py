@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import multiprocessing
-import os
-import sys
-import threading
 import time
-from collections.abc import MutableMapping
 from contextvars import ContextVar
 from typing import Any, Final
 
-import structlog
-from dramatiq import Broker, Message
+from dramatiq import Broker, Message, Worker
 from dramatiq.broker import MessageProxy
 from dramatiq.errors import RateLimitExceeded, Retry
 from dramatiq.middleware import Middleware, Shutdown
@@ -24,22 +18,10 @@ from broker.outcome import Bury, Park, Parked
 from broker.outcome import Retry as RetryOutcome
 from broker.process_settings import LoggingSettings
 from middleware.correlation import OPTION
-from middleware.log_lines import FIELDS, ConsoleLines, JsonLines
+from middleware.log_output import JOBS, Output
 from middleware.redaction import Redaction, running
 
-_log: Final = logging.getLogger("headrace.jobs")
-_LEVELS: Final = {
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warn": logging.WARNING,
-    "error": logging.ERROR,
-}
-# They say what our own events say with more, or the addresses they talk to, secrets included.
-_LEAST: Final = {
-    "dramatiq.middleware.retries.Retries": logging.ERROR,
-    "httpx": logging.WARNING,
-    "httpcore": logging.WARNING,
-}
+_log: Final = logging.getLogger(JOBS)
 # Dramatiq's ways to say "not now": no failures.
 _POSTPONED: Final = (Retry, RateLimitExceeded)
 
@@ -55,10 +37,15 @@ class Logs(Middleware):
 
     def __init__(self, settings: LoggingSettings) -> None:
         self._settings = settings
+        self._output: Output | None = None
 
     def after_process_boot(self, broker: Broker) -> None:
         if multiprocessing.parent_process() is not None:  # Dramatiq's command line has made it
-            set_up(self._settings)
+            self._output = Output(self._settings)
+
+    def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
+        if self._output is not None:
+            self._output.end()
 
     def after_enqueue(self, broker: Broker, message: Message[Any], delay: int | None) -> None:
         if not _log.isEnabledFor(logging.INFO) or _is_retry(message):
@@ -118,84 +105,21 @@ class Logs(Middleware):
         )
 
 
-def set_up(settings: LoggingSettings) -> None:
-    """Shape all that this process logs, prints or warns of; for worker processes.
-
-    Dramatiq's command line has made a handler by now, whose pipe is kept. With its
-    ``--skip-logging`` there may be none, and stderr is used.
-    """
-    root = logging.getLogger()
-    if not root.handlers:
-        root.addHandler(logging.StreamHandler())
-    terminal = os.isatty(2)  # sys.stderr is a pipe to Dramatiq's main process
-    console = settings.format == "console" or (settings.format == "auto" and terminal)
-    formatter = ConsoleLines(colors=terminal) if console else JsonLines()
-    for handler in root.handlers:
-        handler.setFormatter(formatter)
-    if root.level != logging.DEBUG:  # Dramatiq's --verbose
-        root.setLevel(_LEVELS[settings.level])
-    for name, level in _LEAST.items():
-        logging.getLogger(name).setLevel(level)
-    logging.captureWarnings(True)
-    threading.excepthook = _log_uncaught
-    if not console:
-        sys.stdout, sys.stderr = _Printed("stdout"), _Printed("stderr")
-    structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, _to_record],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
-    )
-
-
-class _Printed(io.TextIOBase):
-    """Stands for stdout or stderr: what is printed becomes log lines."""
-
-    def __init__(self, name: str) -> None:
-        self._log = logging.getLogger(name)
-        self._own = threading.local()
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        if getattr(self._own, "writing", False):
-            return len(text)  # what logging says of a handler that fails, for ever
-        *lines, self._own.rest = (getattr(self._own, "rest", "") + text).split("\n")
-        self._own.writing = True
-        try:
-            for line in filter(None, lines):
-                self._log.info("%s", line)
-        finally:
-            self._own.writing = False
-        return len(text)
-
-
-def _to_record(
-    logger: Any, method: str, event: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
-    """structlog's last step: the standard library's record, with the fields that are allowed."""
-    extra = {name: event[name] for name in FIELDS if name in event}
-    known = {name: event[name] for name in ("exc_info", "stack_info") if name in event}
-    return {"msg": event["event"], "extra": {"event": str(event["event"]), **extra}, **known}
-
-
-def _log_uncaught(args: threading.ExceptHookArgs) -> None:
-    if args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
-        name = "?" if args.thread is None else args.thread.name
-        logging.getLogger("threading").critical("Thread %s died.", name, exc_info=args.exc_value)
-
-
 def _write(level: int, event: str, message: Message[Any] | MessageProxy, **data: Any) -> None:
     if _log.isEnabledFor(level):
         data |= {
+            "name": _log.name,
+            "levelno": level,
+            "levelname": logging.getLevelName(level),
+            "msg": event,
             "event": event,
             "queueName": message.queue_name,
             "jobId": message.message_id,
             # Of the message, not the context: some steps come after its chain is forgotten.
             "correlationId": message.options.get(OPTION),
         }
-        _log.log(level, event, extra=data)
+        # Not log(): looking for the line of the call costs as much as all of the rest.
+        _log.handle(logging.makeLogRecord(data))
 
 
 def _write_retry(message: MessageProxy) -> None:
