@@ -38,6 +38,7 @@ def build_broker(settings: Settings) -> StreamsBroker:
         ],
         concurrency=settings.concurrency,
         limits=settings.limits,
+        depths=settings.depths,
         dead_letters=settings.dead_letters,
         retention=settings.retention,
         max_message_bytes=settings.max_message_bytes,

@@ -12,6 +12,7 @@ from broker.errors import (
     InvalidActorOption,
     InvalidOption,
     MessageTooLarge,
+    QueueFull,
     RateLimited,
     Refused,
     ServerOutOfMemory,
@@ -22,7 +23,7 @@ from broker.errors import (
 )
 from broker.events import Event
 from broker.jobs import JobRecord, JobUnknown, State, WaitTimeout
-from broker.limits import QueueLimit, Rate
+from broker.limits import QueueDepth, QueueLimit, Rate
 from broker.retention import Keep, Retention
 
 __all__ = [
@@ -42,6 +43,8 @@ __all__ = [
     "Keep",
     "MessageTooLarge",
     "NoCurrentJob",
+    "QueueDepth",
+    "QueueFull",
     "QueueLimit",
     "Rate",
     "RateLimited",

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import redis
@@ -38,11 +39,12 @@ from broker.inspector import Inspector
 from broker.jobs import Jobs
 from broker.keeper import Keeper
 from broker.keys import cancel_channel
-from broker.limits import QueueLimit
+from broker.limits import QueueDepth, QueueLimit
 from broker.options import NAMES, Options, check_int
 from broker.outcome import Abandon, Bury, Cancel, Done, Outcome, Park, Parked, Release, Retry
 from broker.redaction import hide_sealed, without_texts
 from broker.retention import Retention
+from broker.room import Hooks, with_room
 from broker.schedule import Fired
 from broker.schedule_commands import ScheduleCommands
 from broker.schedules import Schedules
@@ -72,6 +74,7 @@ class StreamsBroker(Broker):
       max_deliveries: unsettled deliveries after which an entry is buried.
       concurrency: queue -> most jobs of it that run at once in this process.
       limits: queue -> what holds for it over all processes; set when a worker starts.
+      depths: queue -> how long it may become before producers are refused.
       retention: queue -> which records of its ended jobs stay; a thousand for a day by default.
       max_message_bytes: encoded messages above it are refused; larger entries are buried.
       unknown_actor_grace: how long a message is retried that a later deploy may know.
@@ -92,6 +95,7 @@ class StreamsBroker(Broker):
         max_deliveries: int = 5,
         concurrency: Mapping[str, int] | None = None,
         limits: Mapping[str, QueueLimit] | None = None,
+        depths: Mapping[str, QueueDepth] | None = None,
         dead_letters: Mapping[str, DeadRetention] | None = None,
         retention: Mapping[str, Retention] | None = None,
         max_message_bytes: int = 16 * 1024 * 1024,
@@ -99,6 +103,7 @@ class StreamsBroker(Broker):
         **parameters: Any,
     ) -> None:
         self._signals = Signals()
+        self._hooks = Hooks()
         self.codec = Codec(namespace)
         self.codec.refuse_pickle()
         super().__init__(middleware=middleware)
@@ -126,6 +131,10 @@ class StreamsBroker(Broker):
             for name, bound in dataclasses.asdict(limit).items():
                 if bound is not None:
                     check_int(f"limits[{queue!r}].{name}", bound, 1)
+        self._depths = {} if depths is None else depths
+        for queue, depth in self._depths.items():
+            check_int(f"depths[{queue!r}].max_depth", depth.max_depth, 1)
+            check_int(f"depths[{queue!r}].block_ms", depth.block_ms, 0)
         self._retention = {} if retention is None else retention
         if url:
             parameters["connection_pool"] = redis.ConnectionPool.from_url(url)
@@ -209,7 +218,7 @@ class StreamsBroker(Broker):
         part of its settlement.
 
         Raises:
-          InvalidOption, MessageTooLarge: nothing was enqueued.
+          InvalidOption, MessageTooLarge, QueueFull: nothing was enqueued.
           BrokerConnectionError: it may or may not have been enqueued.
         """
         if isinstance(message, Delivery):
@@ -279,12 +288,18 @@ class StreamsBroker(Broker):
         if queue not in self._registered:
             self._register(queue)
         new = [self._new(message) for message in messages]
+        # What is moved on under a token of its own is no producer's.
+        free = token is not None or self._hooks.running
+        bound = None if free else _of(self._depths, queue)
+        max_depth = 0 if bound is None else bound.max_depth
         if token is None:
             token = secrets.token_urlsafe(6)  # eight characters: one more costs 20 bytes a job
         if delay or any(m.claim is not None and m.claim.replaces for m in new):
-            known = self._producer.schedule(queue, token, delay or 0, new)
+            put = partial(self._producer.schedule, queue, token, delay or 0, new)
         else:
-            known = self._producer.enqueue(queue, token, new)
+            put = partial(self._producer.enqueue, queue, token, new)
+        put = partial(put, max_depth=max_depth)
+        known = put() if bound is None else with_room(put, bound.block_ms)
         return [
             m if m.message_id == id else dataclasses.replace(m, message_id=id)
             for m, id in zip(messages, known, strict=True)
@@ -421,6 +436,7 @@ class StreamsBroker(Broker):
         elif signal == "process_message":
             self._begin(*args)
         for middleware, listener in self._signals.listeners(f"before_{signal}", self.middleware):
+            self._hooks.running += 1
             try:
                 listener(self, *args, **kwargs)
             except Refused:
@@ -430,6 +446,8 @@ class StreamsBroker(Broker):
                 raise
             except Exception:
                 self._swallowed(f"before_{signal}", middleware, args)
+            finally:
+                self._hooks.running -= 1
 
     def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
         if signal in ("process_message", "skip_message"):
@@ -439,10 +457,13 @@ class StreamsBroker(Broker):
             self._shut_down()  # first: the middleware sees the last settlements too
         listeners = self._signals.listeners(f"after_{signal}", self.middleware)
         for middleware, listener in reversed(listeners):
+            self._hooks.running += 1
             try:
                 listener(self, *args, **kwargs)
             except Exception:
                 self._swallowed(f"after_{signal}", middleware, args)
+            finally:
+                self._hooks.running -= 1
 
     def _begin(self, delivery: Delivery) -> None:
         retries = delivery.options.get("retries")

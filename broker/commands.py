@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
+import redis
+
 from broker import entry
 from broker.delivery import Lease, Slot
 from broker.direct import direct
 from broker.entry import Fields
-from broker.errors import translated
+from broker.errors import QueueFull, translated
 from broker.failures import FailureKind
 from broker.keys import QueueKeys, cancel_channel, leader_key, notices_key, queues_key
 from broker.limits import KeyLimits, QueueLimit
@@ -259,11 +262,16 @@ class Commands:
         with translated():
             self.client.execute_command("SADD", queues_key(self._namespace), queue)
 
-    def enqueue(self, queue: str, token: str, messages: Iterable[NewMessage]) -> list[str]:
+    def enqueue(
+        self, queue: str, token: str, messages: Iterable[NewMessage], *, max_depth: int = 0
+    ) -> list[str]:
         """Make messages ready; a repeat with the same token changes nothing.
 
         Returns for each the id it is known by: its own, or the id of the message that
         holds its deduplication key.
+
+        Raises:
+          QueueFull: with them the queue would hold more than ``max_depth``; 0 is any number.
         """
         k = self.keys(queue)
         # The levels in use only: every key costs, here and in the server.
@@ -284,11 +292,21 @@ class Commands:
         ]
         keys = [k.wake, k.control, k.dedup, k.lapsing, k.job_prefix, k.events]
         keys += [k.ready[level] for level in streams]
-        known = self._run("enqueue", keys, token, *packed)
+        if max_depth:
+            keys += [key for level, key in enumerate(k.ready) if level not in streams]
+            keys.append(k.scheduled)
+        with _refusing(queue, max_depth):
+            known = self._run("enqueue", keys, token, max_depth, *packed)
         return [id.decode() for id in known]
 
     def schedule(
-        self, queue: str, token: str, delay_ms: int, messages: Iterable[NewMessage]
+        self,
+        queue: str,
+        token: str,
+        delay_ms: int,
+        messages: Iterable[NewMessage],
+        *,
+        max_depth: int = 0,
     ) -> list[str]:
         """Put messages aside for ``delay_ms`` by the server's clock; else as :meth:`enqueue`."""
         k = self.keys(queue)
@@ -309,8 +327,11 @@ class Commands:
         keys = (
             *(k.scheduled, k.scheduled_messages, k.wake, k.dedup, k.lapsing),
             *(k.job_prefix, k.events, k.recent("cancelled")),
+            *(k.ready if max_depth else ()),
         )
-        return [id.decode() for id in self._run("schedule", keys, token, delay_ms, *packed)]
+        with _refusing(queue, max_depth):
+            known = self._run("schedule", keys, token, delay_ms, max_depth, *packed)
+        return [id.decode() for id in known]
 
     def fetch(
         self,
@@ -730,6 +751,17 @@ def _found(row: Sequence[Any]) -> Found:
         deliveries,
         None if due < 0 else due,
     )
+
+
+@contextmanager
+def _refusing(queue: str, max_depth: int) -> Iterator[None]:
+    try:
+        yield
+    except redis.ResponseError as error:
+        refusal, _, depth = str(error).partition(" ")
+        if refusal != "FULL":
+            raise
+        raise QueueFull(queue, int(depth), max_depth) from None
 
 
 def _pack_settlement(s: Settlement) -> bytes:

@@ -69,6 +69,18 @@ class UnknownSchedule(_FieldError, LookupError):
     """There is no schedule of this name."""
 
 
+class QueueFull(HeadraceError):
+    """The queue is as long as it may be; nothing was enqueued."""
+
+    def __init__(self, queue: str, depth: int, limit: int) -> None:
+        super().__init__(
+            f"queue {queue!r}: {depth} jobs are waiting or running, the limit is {limit}"
+        )
+        self.queue = queue
+        self.depth = depth
+        self.limit = limit
+
+
 class MessageTooLarge(HeadraceError, ValueError):
     """The encoded message is over the limit; nothing was enqueued. Sizes are bytes."""
 

@@ -25,6 +25,15 @@ class QueueLimit:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """How long a queue may become: its jobs that are ready, in flight or scheduled."""
+
+    max_depth: int
+    #: How long, in ms, a producer waits for room before it is refused; 0: not at all.
+    block_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Rate:
     """At most ``limit`` starts in any ``per_ms`` milliseconds, evenly spaced.
 

@@ -18,7 +18,7 @@ from msgspec import UNSET, Meta, UnsetType
 from broker.configuration import HIDDEN, build, merge, read_toml, value_of
 from broker.dead_letters import DeadRetention
 from broker.errors import SettingsError
-from broker.limits import QueueLimit
+from broker.limits import QueueDepth, QueueLimit
 from broker.notification_settings import NotificationSettings
 from broker.process_settings import EncryptionSettings, LoggingSettings, RecyclingSettings
 from broker.retention import Keep
@@ -93,6 +93,12 @@ class QueueSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     rate: Rate | None = None
     #: Jobs of the queue that run at once in all processes; None: no limit.
     global_concurrency: AtLeastOne | None = None
+    #: Jobs that may be ready, in flight or scheduled at once; None: any number.
+    max_depth: AtLeastOne | None = None
+    #: What a producer does at that depth: raise, or wait for up to ``block_for`` and then raise.
+    on_full: Literal["reject", "block"] = "reject"
+    #: Milliseconds.
+    block_for: AtLeastOne = 10_000
 
 
 class _QueueTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -107,6 +113,9 @@ class _QueueTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     dead_letters: dict[str, Any] | UnsetType = UNSET
     rate: Rate | UnsetType = UNSET
     global_concurrency: AtLeastOne | UnsetType = UNSET
+    max_depth: AtLeastOne | UnsetType = UNSET
+    on_full: Literal["reject", "block"] | UnsetType = UNSET
+    block_for: AtLeastOne | UnsetType = UNSET
 
 
 class _BackoffTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -221,6 +230,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return _Limits(self)
 
     @property
+    def depths(self) -> Mapping[str, QueueDepth]:
+        """How long any queue may become that has a bound."""
+        return _Depths(self)
+
+    @property
     def dead_letters(self) -> Mapping[str, DeadRetention]:
         """Which dead letters of any queue stay, of one without a table too."""
         return _DeadLetters(self)
@@ -305,6 +319,25 @@ class _Limits(Mapping[str, QueueLimit]):
         if found.rate is None:
             return QueueLimit(found.global_concurrency)
         return QueueLimit(found.global_concurrency, found.rate.limit, found.rate.per)
+
+    def __iter__(self) -> Iterator[str]:
+        return (queue for queue in self._settings.queues if queue in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class _Depths(Mapping[str, QueueDepth]):
+    """Answers for every queue that has a bound of its depth."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def __getitem__(self, queue: str) -> QueueDepth:
+        found = self._settings.queue(queue)
+        if found.max_depth is None:
+            raise KeyError(queue)
+        return QueueDepth(found.max_depth, found.block_for if found.on_full == "block" else 0)
 
     def __iter__(self) -> Iterator[str]:
         return (queue for queue in self._settings.queues if queue in self)

@@ -6,22 +6,25 @@
 -- KEYS[4] lapsing     ZSET    deduplication key -> when it is free again, unix ms; of those with a ttl
 -- KEYS[5] job prefix  prefix of the records, completed with the message id
 -- KEYS[6] events      STREAM
--- KEYS[7..] ready     STREAM  of the levels that the messages go to
+-- KEYS[7..] ready     STREAM  of the levels that the messages go to; of a bounded queue then the other levels
+--           and last the scheduled ZSET
 -- ARGV[1] token       str     names this attempt: a repeat with the same token changes nothing
--- ARGV[2..] message   msgpack [id, stream from 0, its level, claim, successor, recorded, [field, value, ...]]
+-- ARGV[2] most        int     messages that the queue may hold; 0: any number
+-- ARGV[3..] message   msgpack [id, stream from 0, its level, claim, successor, recorded, [field, value, ...]]
 -- Returns for each message the id it is known by: its own, or the holder of its deduplication key
--- Errors  BADARG no such stream, or fields that are no pairs; nothing written
--- Cost    O(1) a message
+-- Errors  BADARG no such stream, or fields that are no pairs; FULL the depth; nothing written
+-- Cost    O(1) a message, and O(levels) for a bounded queue
 --@include clock
 --@include bounds
 --@include fields
 --@include wake
 --@include record
 --@include admit
+--@include room
 local keys = { dedup = KEYS[3], lapsing = KEYS[4], job_prefix = KEYS[5] }
 local token, job_prefix = ARGV[1], KEYS[5]
 local messages = {}
-for i = 2, #ARGV do
+for i = 3, #ARGV do
   local message = cmsgpack.unpack(ARGV[i])
   if not KEYS[7 + message[2]] then
     return redis.error_reply("BADARG stream " .. tostring(message[2]))
@@ -30,7 +33,14 @@ for i = 2, #ARGV do
   if parts == 0 or parts % 2 == 1 or parts > MOST_PARTS then
     return redis.error_reply("BADARG fields " .. parts)
   end
-  messages[i - 1] = message
+  messages[i - 2] = message
+end
+local most = tonumber(ARGV[2])
+if most > 0 then
+  local full, depth = is_full(most, KEYS[#KEYS], { unpack(KEYS, 7, #KEYS - 1) }, job_prefix, token, messages, 5)
+  if full then
+    return redis.error_reply("FULL " .. depth)
+  end
 end
 
 local known, added = {}, 0

@@ -8,24 +8,34 @@
 -- KEYS[6] job prefix  prefix of the records, completed with the message id
 -- KEYS[7] events      STREAM
 -- KEYS[8] cancelled   ZSET    id -> when it ended, unix ms; for a message that is replaced
+-- KEYS[9..] ready     STREAM  of a bounded queue: one a level
 -- ARGV[1] token       str     names this attempt: a repeat with the same token changes nothing
 -- ARGV[2] delay       int     ms from now, by the server's clock
--- ARGV[3..] message   msgpack [id, claim, successor, recorded, replaces, actor, packed fields]
+-- ARGV[3] most        int     messages that the queue may hold; 0: any number
+-- ARGV[4..] message   msgpack [id, claim, successor, recorded, replaces, actor, packed fields]
 -- Returns for each message the id it is known by: its own, or the holder of its deduplication key
--- Errors  BADARG the delay is no number; nothing written
--- Cost    O(log N) a message, N scheduled
+-- Errors  BADARG the delay is no number; FULL the depth; nothing written
+-- Cost    O(log N) a message, N scheduled, and O(levels) for a bounded queue
 --@include clock
 --@include wake
 --@include record
 --@include admit
+--@include room
 local keys = { dedup = KEYS[4], lapsing = KEYS[5], job_prefix = KEYS[6], events = KEYS[7], recent = KEYS[8] }
 local token, delay, job_prefix = ARGV[1], tonumber(ARGV[2]), KEYS[6]
 if not delay or not (delay > -(2 ^ 53) and delay < 2 ^ 53) then
   return redis.error_reply("BADARG delay")
 end
 local messages = {}
-for i = 3, #ARGV do
-  messages[i - 2] = cmsgpack.unpack(ARGV[i])
+for i = 4, #ARGV do
+  messages[i - 3] = cmsgpack.unpack(ARGV[i])
+end
+local most = tonumber(ARGV[3])
+if most > 0 then
+  local full, depth = is_full(most, KEYS[1], { unpack(KEYS, 9) }, job_prefix, token, messages, 3)
+  if full then
+    return redis.error_reply("FULL " .. depth)
+  end
 end
 local now = now_ms()
 local due = now + delay

@@ -59,7 +59,7 @@ def test_a_delay_that_is_no_number_is_refused_and_nothing_written(scripts: Scrip
     k = scripts.keys
     keys = (k.scheduled, k.scheduled_messages, k.wake, k.dedup, k.job_prefix)
     with pytest.raises(redis.ResponseError, match="BADARG delay"):
-        scripts.run("schedule", keys, "t", "soon", pack(fields_of("m")))
+        scripts.run("schedule", keys, "t", "soon", 0, pack(fields_of("m")))
     assert scripts.snapshot() == {}
 
 
