@@ -181,6 +181,8 @@ class Turn(Enum):
     STARTED = b"started"
     #: It is scheduled for the time at which it may.
     PARKED = b"parked"
+    #: Somebody wants it cancelled.
+    CANCELLED = b"cancelled"
     #: Another delivery owns the entry: this worker had lost its lease.
     STALE = b"stale"
 

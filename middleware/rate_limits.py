@@ -23,7 +23,7 @@ from broker.commands import Turn
 from broker.delivery import Delivery, Slot
 from broker.errors import InvalidActorOption, InvalidOption
 from broker.limits import KeyLimits, Rate, check_count, check_key
-from broker.outcome import Abandon, Park, Parked
+from broker.outcome import Abandon, Cancel, Park, Parked
 
 #: A key, or what makes it of the job's arguments; None is no limit for this job.
 Key: TypeAlias = str | Callable[..., str | None]
@@ -180,14 +180,17 @@ class RateLimits(Middleware):
             )
         except BrokerConnectionError as error:
             delivery.outcome = Park(_UNANSWERED_MS)
-            raise self._parked(delivery, f"the server did not answer: {error}") from error
+            raise self._skipped(delivery, f"the server did not answer: {error}") from error
         delivery.slot = start.slot
         if start.turn is Turn.PARKED:
             delivery.outcome = Parked()
-            raise self._parked(delivery, f"over its limit until {start.due_ms}")
+            raise self._skipped(delivery, f"over its limit until {start.due_ms}")
+        if start.turn is Turn.CANCELLED:
+            delivery.outcome = Cancel()
+            raise self._skipped(delivery, "cancelled")
         if start.turn is Turn.STALE:
             delivery.outcome = Abandon()
-            raise self._parked(delivery, "another worker has it by now")
+            raise self._skipped(delivery, "another worker has it by now")
 
     def _hold(
         self, broker: StreamsBroker, delivery: Delivery, limits: KeyLimits, limited: RateLimited
@@ -199,7 +202,7 @@ class RateLimits(Middleware):
                 broker.commands.hold(delivery.queue_name, key, limited.retry_after_ms)
         except BrokerConnectionError as error:
             self.logger.warning("Key %r could not be held: %s", key, error)
-        raise self._parked(delivery, str(limited)) from limited
+        raise self._skipped(delivery, str(limited)) from limited
 
     def _free(self, broker: StreamsBroker, queue: str, slot: Slot, concurrency: int) -> None:
         try:
@@ -209,7 +212,7 @@ class RateLimits(Middleware):
                 "A slot of key %r is free only when its lease ends: %s", slot.key, error
             )
 
-    def _parked(self, delivery: Delivery, why: str) -> SkipMessage:
+    def _skipped(self, delivery: Delivery, why: str) -> SkipMessage:
         # It has no result yet: without this Results would keep a None for it.
         delivery.options["store_results"] = False
         return SkipMessage(why)

@@ -20,7 +20,8 @@
 -- ARGV[7] tolerance  int     us that a start may be early by the interval
 -- ARGV[8] most       int     jobs of the concurrency's key at once; 0: no bound
 -- ARGV[9] lease      int     ms that a slot is held without renewal
--- Returns {started, parked or stale (another delivery owns the entry), now us, due or 0, unix ms, holder of the slot or ""}
+-- Returns {started, parked, cancelled (somebody wants it to be) or stale (another delivery owns the entry), now us,
+--         due or 0, unix ms, holder of the slot or ""}
 -- Errors  none of its own
 -- Cost    O(log N), N scheduled or in line; when no slot is free also O(slots)
 --@include clock
@@ -46,6 +47,10 @@ local pending = redis.pcall("XPENDING", ready, "workers", entry, entry, 1)
 local delivery = not pending.err and pending[1]
 if not delivery or delivery[2] ~= ARGV[4] or delivery[4] ~= deliveries then
   return { "stale", now_us, 0, "" }
+end
+
+if redis.call("HEXISTS", job_prefix .. id, "cancel") == 1 then
+  return { "cancelled", now_us, 0, "" }
 end
 
 local function as_text(number)

@@ -13,7 +13,7 @@ from dramatiq.middleware import CurrentMessage
 from dramatiq.results import Results
 from dramatiq.results.backends import StubBackend
 
-from broker import InvalidActorOption, InvalidOption, Rate, RateLimited, StreamsBroker
+from broker import InvalidActorOption, InvalidOption, Rate, RateLimited, State, StreamsBroker
 from tests.conftest import StartWorker
 from tests.contract.recording import Seen
 from tests.waiting import PATIENCE_S, eventually, wait_for
@@ -175,6 +175,29 @@ def test_an_async_actor_is_limited_as_well(
     assert (
         eventually(lambda: broker.inspector.queue(QUEUE), lambda q: q.in_flight == 0).scheduled == 1
     )
+
+
+def test_a_parked_job_is_scheduled_in_its_record_and_can_be_cancelled(
+    broker: StreamsBroker, start_worker: StartWorker
+) -> None:
+    seen = Seen()
+
+    @dramatiq.actor(queue_name=QUEUE, rate_key="u1", rate=Rate(1, per_ms=60_000))
+    def limited(n: int) -> None:
+        seen.add(n)
+
+    sent = [limited.send(n) for n in range(2)]
+    start_worker(broker, threads=1)
+    assert seen.next() == 0
+    eventually(
+        lambda: broker.jobs.get(sent[1].message_id),
+        lambda job: job is not None and job.state == State.SCHEDULED,
+        what="the parked job's record",
+    )
+    assert broker.jobs.cancel(sent[1].message_id)
+    job = broker.jobs.get(sent[1].message_id)
+    assert job is not None
+    assert (job.state, job.attempts) == (State.CANCELLED, 0)
 
 
 def test_a_parked_job_has_no_result_yet(broker: StreamsBroker, start_worker: StartWorker) -> None:

@@ -10,7 +10,7 @@ from broker.commands import BEGINNING, Handed, Start, Turn
 from broker.delivery import Slot
 from broker.entry import Fields
 from broker.limits import KeyLimits, Rate
-from broker.outcome import Done, Park, Retry, Settled
+from broker.outcome import Cancel, Done, Park, Retry, Settled
 from tests.scripts.conftest import QUEUE, Scripts, fields_of, message_id
 
 LEASE_MS = 60_000
@@ -180,6 +180,17 @@ def test_a_stale_delivery_neither_starts_nor_moves_anything(jobs: Jobs) -> None:
     assert scripts.snapshot() == before
     assert scripts.settle(owner, Done()) is Settled.OK
     assert jobs.start(owner, BY_RATE).turn is Turn.STALE
+
+
+def test_a_job_that_somebody_wants_cancelled_is_not_parked(jobs: Jobs) -> None:
+    scripts = jobs.scripts
+    jobs.send_and_start("a", BY_RATE)
+    scripts.enqueue("b")
+    (handed,) = scripts.take()
+    scripts.client.hset(scripts.keys.job_prefix + "b", "cancel", "1")
+    assert jobs.start(handed, BY_RATE).turn is Turn.CANCELLED
+    assert jobs.due("b") is None
+    assert scripts.settle(handed, Cancel()) is Settled.OK
 
 
 def test_a_burst_starts_at_once_and_then_the_interval_holds(jobs: Jobs) -> None:
