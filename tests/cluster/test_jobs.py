@@ -20,9 +20,10 @@ from dramatiq.errors import QueueJoinTimeout
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 
-from broker import StreamsBroker
+from broker import Rate, StreamsBroker
 from broker.commands import Commands
 from broker.consumer_name import ConsumerName
+from middleware.rate_limits import RateLimits
 from tests.applications import Effects
 from tests.cluster.clusters import Cluster
 from tests.cluster.conftest import ClusterBroker, Queues, Source
@@ -83,6 +84,28 @@ def test_jobs_of_queues_on_every_node_run_once(
         streams.join(queue, timeout=TIMEOUT_MS)
         eventually(lambda queue=queue: counts(streams, queue), lambda now: now == (0, 0, 0, 0))  # type: ignore[misc]
     assert seen.nothing_more(0.1)
+
+
+def test_limits_by_key_hold_on_every_node(
+    streams: StreamsBroker, queues: Queues, start_worker: StartWorker
+) -> None:
+    streams.add_middleware(RateLimits())
+    names, seen = queues(3), Seen()
+
+    def limited(label: int) -> None:
+        seen.add(label)
+
+    options = {"rate_key": "u1", "rate": Rate(50, per_ms=1_000)}
+    options |= {"concurrency_key": "u1", "concurrency": 1}
+    for queue in names:
+        actor = declare(streams, limited, queue, **options)
+        for number in range(3):
+            actor.send(number)
+    start_worker(streams, threads=3)
+    expected = sorted([*range(3)] * len(names))
+    assert sorted(seen.take(len(expected))) == expected
+    for queue in names:
+        streams.join(queue, timeout=TIMEOUT_MS)
 
 
 def test_higher_priorities_come_first(streams: StreamsBroker, start_worker: StartWorker) -> None:
