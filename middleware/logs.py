@@ -14,6 +14,7 @@ from dramatiq.errors import RateLimitExceeded, Retry
 from dramatiq.middleware import Middleware, Shutdown
 
 from broker.delivery import Delivery
+from broker.errors import AwaitsDeploy
 from broker.outcome import Bury, Park, Parked
 from broker.outcome import Retry as RetryOutcome
 from broker.process_settings import LoggingSettings
@@ -22,8 +23,8 @@ from middleware.log_output import JOBS, Output
 from middleware.redaction import Redaction, running
 
 _log: Final = logging.getLogger(JOBS)
-# Dramatiq's ways to say "not now": no failures.
-_POSTPONED: Final = (Retry, RateLimitExceeded)
+# Ways to say "not now": no failures.
+_POSTPONED: Final = (Retry, RateLimitExceeded, AwaitsDeploy)
 
 _started: ContextVar[float] = ContextVar("headrace_started", default=0.0)
 
@@ -73,13 +74,15 @@ class Logs(Middleware):
         result: Any = None,
         exception: BaseException | None = None,
     ) -> None:
-        duration = round((time.monotonic() - _started.get()) * 1000)
+        duration = _duration_ms()
         if exception is None:
             if not message.failed:
                 _write(logging.INFO, "job_completed", message, duration=duration)
+        elif _is_cancelled(message):
+            _write(logging.INFO, "job_cancelled", message, duration=duration)
         elif isinstance(exception, Shutdown):
             _write(logging.INFO, "job_released", message, duration=duration)
-        elif not isinstance(exception, _POSTPONED) or message.failed:
+        elif not isinstance(exception, _POSTPONED):
             error = Redaction.of(broker, message).error(exception)
             _write(logging.ERROR, "job_failed", message, duration=duration, error=error)
         _write_retry(message)
@@ -89,10 +92,14 @@ class Logs(Middleware):
         outcome = message.outcome if isinstance(message, Delivery) else None
         data = {"delay": outcome.delay_ms} if isinstance(outcome, Park) else {}
         event = "job_parked" if isinstance(outcome, Park | Parked) else "job_skipped"
+        if _is_cancelled(message):
+            event = "job_cancelled"
         _write(logging.INFO, event, message, actor=message.actor_name, **data)
+        _started.set(0.0)
         running.set(None)
 
     def after_nack(self, broker: Broker, message: MessageProxy) -> None:
+        _write_retry(message)  # of one that waits for a deploy
         if not isinstance(message, Delivery) or not isinstance(message.outcome, Bury):
             return
         exception = message.exception
@@ -120,6 +127,17 @@ def _write(level: int, event: str, message: Message[Any] | MessageProxy, **data:
         }
         # Not log(): looking for the line of the call costs as much as all of the rest.
         _log.handle(logging.makeLogRecord(data))
+
+
+def _duration_ms() -> int:
+    began = _started.get()
+    _started.set(0.0)
+    # A middleware above may have refused the message before its clock started.
+    return round((time.monotonic() - began) * 1000) if began else 0
+
+
+def _is_cancelled(message: MessageProxy) -> bool:
+    return isinstance(message, Delivery) and message.cancelled
 
 
 def _write_retry(message: MessageProxy) -> None:

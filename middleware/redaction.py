@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, Final
 
+import msgspec
 from dramatiq import Broker, Message
 from dramatiq.broker import MessageProxy
 
@@ -94,8 +95,10 @@ def _leaves(value: object) -> Iterator[object]:
         value = waiting.pop()
         if isinstance(value, dict):
             waiting += value.values()
-        elif isinstance(value, list | tuple):
+        elif isinstance(value, list | tuple | set | frozenset):
             waiting += value
+        elif isinstance(value, msgspec.Struct):
+            waiting += [getattr(value, name) for name in value.__struct_fields__]
         elif not isinstance(value, bool) and value is not None:
             yield value
 

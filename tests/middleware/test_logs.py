@@ -6,6 +6,8 @@ import io
 import json
 import logging
 import re
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -28,7 +30,7 @@ from tests.conftest import StartWorker
 from tests.contract.recording import Seen
 from tests.middleware.sealed import RING
 from tests.processes import Launcher
-from tests.waiting import PATIENCE_S, eventually
+from tests.waiting import PATIENCE_S, eventually, wait_for
 
 CANARY = "canary-7f3a\nsecond line"
 QUEUE = "reports"
@@ -181,6 +183,25 @@ def test_a_parked_job_is_no_skipped_one(
     start_worker(broker)
     (parked,) = [line for line in lines.until("job_parked") if "delay" in line["data"]]
     assert parked["data"]["delay"] == 60_000
+
+
+def test_a_cancelled_job_has_not_failed(
+    broker: StreamsBroker, lines: Lines, start_worker: StartWorker
+) -> None:
+    running = threading.Event()
+
+    @dramatiq.actor(queue_name=QUEUE)
+    def endless() -> None:
+        running.set()
+        while True:
+            time.sleep(0.01)  # gives way to the interrupt
+
+    message = endless.send()
+    start_worker(broker)
+    wait_for(running, "the job's start")
+    broker.jobs.cancel(message.message_id)
+    events = [line["event"] for line in lines.until("job_cancelled")]
+    assert events == ["job_queued", "job_started", "job_cancelled"]
 
 
 @pytest.mark.parametrize("where", ["message", "actor"])
