@@ -41,8 +41,9 @@ local function finish(keys, id, state, now, facts, reason, error)
   end
   -- An entry of another language had no record: the token says that this one is not new.
   local token = prior[1] or ""
+  -- The state comes first: by that whoever watches the server counts the ends.
   if facts and (prior[4] or not prior[1]) then
-    redis.call("HSET", record, "token", token, "state", state, "finished", string.format("%d", now), unpack(facts))
+    redis.call("HSET", record, "state", state, "token", token, "finished", string.format("%d", now), unpack(facts))
     if keys.age_ms then
       redis.call("PEXPIRE", record, math.max(keys.age_ms, IDEMPOTENCY_MS))
     end
