@@ -50,6 +50,7 @@ def free(label):
 """
 
 
+@valkey_only
 def test_59_a_killed_holders_slot_is_free_within_the_lease_and_scheduled_jobs_go_on(
     launch: Launcher,
     source: Source,
