@@ -66,6 +66,11 @@ lock: ## resolve again and rewrite requirements.lock (needs a package index)
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
 	  --override lock/overrides.txt --extra dev --output-file requirements.lock \
 	  pyproject.toml lock/extra.in
+	# What the image has: the same versions, without what only developers need.
+	$(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
+	  --override lock/overrides.txt --constraint requirements.lock --output-file lock/image.lock \
+	  pyproject.toml lock/extra.in
 
 clean: ## remove .venv, caches and build results
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

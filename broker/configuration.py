@@ -83,8 +83,22 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def value_of(environ: Mapping[str, str], name: str) -> str | None:
-    """The variable's value; one that is set to nothing counts as not set."""
-    return environ.get(name) or None
+    """The variable's value, or what stands in the file that ``<name>_FILE`` names.
+
+    One that is set to nothing counts as not set; a file's last line ends are not part of it.
+
+    Raises:
+      SettingsError: the file can't be read.
+    """
+    found = environ.get(name)
+    path = environ.get(f"{name}_FILE")
+    if found or not path:
+        return found or None
+    try:
+        return Path(path).read_text(encoding="utf-8").rstrip("\r\n") or None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no UTF-8"
+        raise SettingsError(f"{name}_FILE", path, f"can't be read ({reason})") from error
 
 
 def from_environment(environ: Mapping[str, str], variables: Iterable[Variable]) -> dict[str, Any]:

@@ -39,7 +39,11 @@ class Inspector(DeadLetters):
         return self._commands.inspect(name)
 
     def live_consumers(self, name: str, within_ms: int) -> int:
-        """Consumers of a queue that the server has heard of within so many ms.
+        """How many consumers of a queue the server has heard of within so many ms."""
+        return len(self.live_consumer_names(name, within_ms))
+
+    def live_consumer_names(self, name: str, within_ms: int) -> set[str]:
+        """The consumers of a queue that the server has heard of within so many ms.
 
         Those that vanished are known to it until a worker reaps them.
         """
@@ -56,7 +60,7 @@ class Inspector(DeadLetters):
                 rows = (entry.to_mapping(row) if isinstance(row, list) else row for row in reply)
                 live.update(row[b"name"] for row in rows if int(row[b"idle"]) < within_ms)
         live.discard(RELEASED)
-        return len(live)
+        return {name.decode() for name in live}
 
     def servers(self) -> list[ServerMemory]:
         """The memory of the server; of a cluster, of each node that answers."""

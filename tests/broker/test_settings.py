@@ -222,3 +222,17 @@ def test_settings_are_frozen() -> None:
     with pytest.raises(AttributeError):
         settings.env = "production"  # type: ignore[misc]
     assert isinstance(settings.queue_defaults, QueueSettings)
+
+
+def test_a_secret_may_stand_in_a_file(tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("p@ss\n")
+    named = {"REDIS_HOST": "db", "REDIS_PASSWORD_FILE": str(secret)}
+    assert load(named).redis_url == "redis://:p%40ss@db:6379/0"
+    assert load(named | {"REDIS_PASSWORD": "own"}).redis_url == "redis://:own@db:6379/0"
+
+
+def test_a_secrets_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    missing = str(tmp_path / "password")
+    with pytest.raises(SettingsError, match="REDIS_PASSWORD_FILE.*No such file"):
+        load({"REDIS_PASSWORD_FILE": missing})

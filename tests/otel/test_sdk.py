@@ -95,7 +95,9 @@ def test_each_worker_process_exports_says_which_it_is_and_leaves_nothing_behind(
     assert resource["deployment.environment.name"] == "development"
 
 
-@pytest.mark.parametrize("away", [pytest.param("refused", marks=pytest.mark.slow), "silent"])
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.parametrize("away", ["refused", "silent"])
 def test_a_dead_collector_does_not_hold_up_the_end(
     source: str, launch: Launcher, producer: StreamsBroker, away: str
 ) -> None:

@@ -1,0 +1,289 @@
+"""compose.yaml, the Dockerfile and the stack's configuration, as far as they can be checked here.
+
+No container is run: ``docs/telemetry.md`` says what that leaves open.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dramatiq
+import pytest
+import redis
+from dramatiq.cli import make_argument_parser
+from dramatiq.middleware import CurrentMessage, Retries
+
+from broker import StreamsBroker
+from otel.sdk import FLUSH_S
+from tests.conftest import StartWorker
+from tests.otel.tools import free_port, load_yaml, run
+from tests.processes import ROOT
+from tests.servers import redis_binary
+from tests.waiting import eventually
+
+COMPOSE: dict[str, Any] = load_yaml(ROOT / "compose.yaml")
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+CONFIG = ROOT / "otel" / "config"
+#: What the broker gives the last settlements, in seconds.
+SETTLE_S = 5.0
+DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
+
+
+def mounts() -> Iterator[tuple[str, str]]:
+    """Service and host path of everything that is mounted from the repository."""
+    for name, service in SERVICES.items():
+        for volume in service.get("volumes", []):
+            if volume.startswith("."):
+                yield name, volume.split(":")[0]
+
+
+def test_compose_keeps_the_specification() -> None:
+    command = [sys.executable, "-m", "check_jsonschema"]
+    command += ["--builtin-schema", "vendor.compose-spec", str(ROOT / "compose.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_container_is_pinned_hardened_and_bounded(name: str) -> None:
+    service = SERVICES[name]
+    if "build" not in service:
+        assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+\.\d+[\w.-]*", service["image"])
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", service["user"]), "a number, and not root"
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert {"pids_limit", "mem_limit", "cpus"} <= set(service)
+    assert not {"privileged", "network_mode", "pid", "cap_add"} & set(service)
+    assert "docker.sock" not in str(service)
+    assert "inside" in service["networks"]
+    for port in service.get("ports", []):
+        assert port.startswith("127.0.0.1:"), "open to this host only"
+        assert "outside" in service["networks"], "an internal network publishes nothing"
+
+
+def test_who_waits_for_health_waits_for_somebody_who_tells() -> None:
+    assert COMPOSE["networks"]["inside"] == {"internal": True}
+    for name, service in SERVICES.items():
+        for other, how in service.get("depends_on", {}).items():
+            if how["condition"] == "service_healthy":
+                assert "healthcheck" in SERVICES[other], (name, other)
+    without = {name for name, service in SERVICES.items() if "healthcheck" not in service}
+    assert without == {"collector", "tempo", "loki"}  # no shell in their images
+    scraped = load_yaml(CONFIG / "prometheus" / "prometheus.yml")["scrape_configs"][0]
+    targets = {each.split(":")[0] for each in scraped["static_configs"][0]["targets"]}
+    assert without <= targets
+
+
+def test_everything_that_is_mounted_is_there_and_can_be_read() -> None:
+    assert len(list(mounts())) >= 8
+    for name, path in mounts():
+        found = ROOT / path
+        files = [each for each in found.rglob("*") if each.is_file()] if found.is_dir() else [found]
+        assert files, (name, path)
+        for file in files:
+            assert file.is_file(), (name, path)
+            if file.suffix in (".yml", ".yaml"):
+                load_yaml(file)
+
+
+def test_secrets_are_files_that_are_not_committed() -> None:
+    for secret in COMPOSE["secrets"].values():
+        assert secret["file"].startswith("./secrets/")
+    assert "/secrets/" in (ROOT / ".gitignore").read_text("utf-8").splitlines()
+    for service in SERVICES.values():
+        for variable, value in (service.get("environment") or {}).items():
+            if re.search("PASSWORD|TOKEN|KEY", variable):
+                assert str(value).startswith("/run/secrets/")
+        assert set(service.get("secrets", [])) <= set(COMPOSE["secrets"])
+
+
+def test_a_worker_has_longer_to_stop_than_it_needs() -> None:
+    worker = SERVICES["worker"]
+    arguments = make_argument_parser().parse_args(worker["command"][1:])
+    drain_s = arguments.worker_shutdown_timeout / 1000
+    grace_s = int(worker["stop_grace_period"].removesuffix("s"))
+    assert grace_s > drain_s + SETTLE_S + FLUSH_S
+
+
+def test_two_schedulers_run() -> None:
+    commands = [service.get("command") for service in SERVICES.values()]
+    assert commands.count(["periodiq", "actors"]) == 2
+
+
+def test_the_image_has_what_the_lock_says_and_nobodys_root() -> None:
+    whole = _locked(ROOT / "requirements.lock")
+    image = _locked(ROOT / "lock" / "image.lock")
+    assert image.items() <= whole.items()
+    assert not {"pytest", "mypy", "ruff", "uvicorn"} & set(image)
+    assert "--require-hashes" in DOCKERFILE
+    stages = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
+    assert len(stages) == 2
+    assert all(re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", stage) for stage in stages)
+    assert re.findall(r"^USER (.*)$", DOCKERFILE, re.MULTILINE) == ["10001:10001"]
+    for copied in re.findall(r"^COPY ([^-].*) \S+$", DOCKERFILE, re.MULTILINE):
+        for path in copied.split():
+            assert (ROOT / path).exists(), path
+            assert f"!{path}" in (ROOT / ".dockerignore").read_text("utf-8").splitlines(), path
+
+
+def _locked(path: Path) -> dict[str, str]:
+    return dict(re.findall(r"^([\w.\[\]-]+)==(\S+)", path.read_text("utf-8"), re.MULTILINE))
+
+
+def test_prometheus_takes_its_configuration(tmp_path: Path) -> None:
+    for file in ("prometheus.yml", "alerts.yml"):
+        text = (CONFIG / "prometheus" / file).read_text("utf-8")
+        (tmp_path / file).write_text(text.replace("/etc/prometheus/", ""), encoding="utf-8")
+    assert "SUCCESS" in run("promtool", "check", "config", "prometheus.yml", cwd=tmp_path)
+
+
+def test_every_alert_fires_when_it_should() -> None:
+    run("promtool", "test", "rules", "alerts.test.yml", cwd=CONFIG / "prometheus")
+    tested = {
+        each["alertname"]
+        for group in load_yaml(CONFIG / "prometheus" / "alerts.test.yml")["tests"]
+        for each in group["alert_rule_test"]
+        if each.get("exp_alerts")
+    }
+    assert tested == set(alerts())
+
+
+def alerts() -> dict[str, dict[str, Any]]:
+    groups = load_yaml(CONFIG / "prometheus" / "alerts.yml")["groups"]
+    return {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
+
+
+def test_every_alert_has_a_runbook() -> None:
+    page = (ROOT / "docs" / "telemetry.md").read_text("utf-8")
+    headings = {title.lower() for title in re.findall(r"^#+ (.*)$", page, re.MULTILINE)}
+    for name, rule in alerts().items():
+        assert rule["annotations"]["runbook"] == f"docs/telemetry.md#{name.lower()}"
+        assert name.lower() in headings
+
+
+def test_alertmanager_takes_its_configuration() -> None:
+    run("amtool", "check-config", str(CONFIG / "alertmanager" / "alertmanager.yml"))
+    known = set(alerts())
+    text = (CONFIG / "alertmanager" / "alertmanager.yml").read_text("utf-8")
+    for name in re.findall(r"alertname = (\w+)", text):
+        assert name in known
+
+
+def test_data_sources_lead_to_each_other() -> None:
+    path = CONFIG / "grafana" / "provisioning" / "datasources" / "headrace.yml"
+    sources = {each["uid"]: each for each in load_yaml(path)["datasources"]}
+    tempo = sources["tempo"]["jsonData"]
+    links = {
+        tempo["tracesToLogsV2"]["datasourceUid"],
+        tempo["tracesToMetrics"]["datasourceUid"],
+        tempo["serviceMap"]["datasourceUid"],
+        *(each["datasourceUid"] for each in sources["loki"]["jsonData"]["derivedFields"]),
+        *(
+            each["datasourceUid"]
+            for each in sources["prometheus"]["jsonData"]["exemplarTraceIdDestinations"]
+        ),
+    }
+    assert links == {"loki", "prometheus", "tempo"}
+    assert tempo["nodeGraph"]["enabled"]
+    text = "\n".join(line for line in path.read_text("utf-8").splitlines() if "$" in line)
+    assert not re.search(r"(?<!\$)\$(?!\$)", text), "Grafana would put a variable in its place"
+
+
+def test_the_collectors_pipelines_are_made_of_what_is_configured() -> None:
+    config = load_yaml(CONFIG / "collector" / "config.yaml")
+    pipelines = config["service"]["pipelines"]
+    assert set(pipelines) == {"traces", "metrics", "logs"}
+    for kind in ("receivers", "processors", "exporters"):
+        used = {name for pipeline in pipelines.values() for name in pipeline[kind]}
+        assert used == set(config[kind])
+    for pipeline in pipelines.values():
+        assert pipeline["processors"][0] == "memory_limiter"
+        assert pipeline["processors"][-1] == "batch"
+    assert "spanmetrics" not in str(config), "Tempo's generator makes these"
+
+
+def test_tempos_generator_is_on() -> None:
+    config = load_yaml(CONFIG / "tempo" / "tempo.yaml")
+    assert SERVICES["tempo"]["image"].startswith("grafana/tempo:2.")
+    on = config["overrides"]["defaults"]["metrics_generator"]["processors"]
+    assert set(on) == {"service-graphs", "span-metrics"}
+    generator = config["metrics_generator"]
+    assert generator["processor"]["service_graphs"]["enable_messaging_system_latency_histogram"]
+    (target,) = generator["storage"]["remote_write"]
+    assert target["send_exemplars"]
+    flags = SERVICES["prometheus"]["command"]
+    assert "--web.enable-remote-write-receiver" in flags
+    assert "--enable-feature=exemplar-storage" in flags
+
+
+@pytest.fixture
+def composed_redis(tmp_path: Path) -> Iterator[str]:
+    """A server started by the script that compose.yaml starts it by; its address."""
+    redis_binary()
+    for folder in ("secrets", "redis", "data"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "secrets" / "redis_password").write_text("p@ss word\n")
+    port = free_port()
+    script = (CONFIG / "redis" / "start.sh").read_text("utf-8")
+    script = script.replace("/run/", f"{tmp_path}/").replace(
+        "--dir /data", f"--dir {tmp_path}/data"
+    )
+    started = tmp_path / "start.sh"
+    started.write_text(script.replace("--aclfile", f"--port {port} --aclfile"), encoding="utf-8")
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(["sh", str(started)], stdout=log, stderr=log)
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def test_the_applications_user_may_do_its_work_and_nobody_else_anything(
+    composed_redis: str, start_worker: StartWorker
+) -> None:
+    health = redis.Redis.from_url(f"redis://health:none@{composed_redis}")
+    eventually(lambda: _answers(health), bool, what="the server")
+    with pytest.raises(redis.exceptions.NoPermissionError):
+        health.get("{chatgenius}:queues")
+    with pytest.raises(redis.exceptions.AuthenticationError):
+        redis.Redis.from_url(f"redis://{composed_redis}").get("x")
+
+    url = f"redis://headrace:p%40ss%20word@{composed_redis}"
+    middleware = [CurrentMessage(), Retries(max_retries=1, min_backoff=1, max_backoff=1)]
+    broker = StreamsBroker(url=url, namespace="chatgenius", middleware=middleware)
+    done: list[str] = []
+
+    @dramatiq.actor(broker=broker, queue_name="mail")
+    def greet(name: str) -> None:
+        if name == "flaky" and not CurrentMessage.get_current_message().options.get("retries"):  # type: ignore[union-attr]
+            raise ValueError
+        done.append(name)
+
+    greet.send("now")
+    greet.send("flaky")
+    greet.send_with_options(args=("later",), delay=50)
+    start_worker(broker)
+    eventually(lambda: sorted(done), lambda names: names == ["flaky", "later", "now"])
+    assert broker.commands.lead("gauges", "me", 1_000)
+    assert broker.inspector.queue("mail").dead == 0
+    assert broker.inspector.live_consumers("mail", 60_000) == 1
+    (memory,) = broker.inspector.servers()
+    assert memory.limit == 768 * 1024 * 1024
+    assert not memory.evicts
+    for forbidden in (("GET", "other"), ("CONFIG", "GET", "*"), ("FLUSHALL",), ("KEYS", "*")):
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            broker.client.execute_command(*forbidden)
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.exceptions.RedisError:
+        return False
