@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,24 +27,41 @@ class Result:
     suffix: str
 
 
+def inspect(source: bytes, *, max_pixels: int) -> tuple[int, int, str]:
+    """Width and height as seen, EXIF orientation applied, and the suffix of what is made of it.
+
+    Raises as :func:`transform`.
+    """
+    with _opened(source, max_pixels) as opened:
+        image = ImageOps.exif_transpose(opened)
+        return image.width, image.height, _SUFFIXES[_format(opened)]
+
+
 def transform(source: bytes, options: FileOptions, *, max_pixels: int) -> Result:
     """Apply the operation that the options belong to. EXIF orientation is applied, EXIF dropped.
 
     Raises:
       PermanentJobError: no readable image, damaged, animated, or more than ``max_pixels``.
     """
+    with _opened(source, max_pixels) as opened:
+        file_format = _format(opened)
+        image = ImageOps.exif_transpose(opened)
+        if isinstance(options, ResizeOptions):
+            return _resize(image, file_format, options, max_pixels)
+        if isinstance(options, ConvertOptions):
+            return _convert(image, options)
+        clean = opened.format == file_format and not opened.getexif()
+        return _optimize(source, image, file_format, options, keep_source=clean)
+
+
+@contextmanager
+def _opened(source: bytes, max_pixels: int) -> Iterator[Image.Image]:
+    """The image for as long as the block runs; what Pillow says in it of bad data is permanent."""
     try:
         with Image.open(io.BytesIO(source), formats=READABLE) as opened:
             _check_size(opened.width, opened.height, max_pixels)
             _check_still(opened)
-            file_format = _format(opened)
-            image = ImageOps.exif_transpose(opened)
-            if isinstance(options, ResizeOptions):
-                return _resize(image, file_format, options, max_pixels)
-            if isinstance(options, ConvertOptions):
-                return _convert(image, options)
-            clean = opened.format == file_format and not opened.getexif()
-            return _optimize(source, image, file_format, options, keep_source=clean)
+            yield opened
     except UnidentifiedImageError as error:
         raise PermanentJobError(f"not an image in one of {', '.join(READABLE)}") from error
     except Image.DecompressionBombError as error:

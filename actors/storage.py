@@ -71,6 +71,11 @@ class Storage:
                 self._fs.rm_file(temporary)
             raise
 
+    def remove(self, path: str) -> None:
+        """Remove the file; one that isn't there is fine. Raises as :meth:`read`."""
+        with suppress(FileNotFoundError):
+            self._fs.rm_file(self._inside(path))
+
     def remove_temporary(self, *, older_than_ms: int) -> int:
         """Remove unfinished files of that age; returns how many.
 

@@ -21,13 +21,14 @@ from dramatiq.errors import ActorNotFound, BrokerConnectionError, QueueJoinTimeo
 from dramatiq.message import Message
 from dramatiq.middleware import Middleware, MiddlewareError, Retries, Shutdown, SkipMessage
 
-from broker import clients, current, entry, evidence, server
+from broker import clients, current, entry, evidence, flow_step, server
 from broker.burial import burial, max_deliveries
 from broker.cancellation import CancelListener, RunningJobs
 from broker.codec import Codec
 from broker.commands import Commands, Doomed, NewMessage, Settlement
 from broker.consumer import StreamsConsumer
 from broker.consumer_name import ConsumerName
+from broker.courier import Courier
 from broker.dead_letters import DeadRetention
 from broker.death_notices import DeathNotices, forwarded, is_notice
 from broker.delivery import SUSPECT_FROM, Delivery, InFlight, Lease, SuspectSlot
@@ -50,6 +51,7 @@ from broker.schedule_commands import ScheduleCommands
 from broker.schedules import Schedules
 from broker.settler import Settler
 from broker.signals import Signals
+from broker.stopping import stop
 
 T = TypeVar("T")
 
@@ -173,6 +175,7 @@ class StreamsBroker(Broker):
         self._running = RunningJobs()
         self._settler: Settler | None = None
         self._keeper: Keeper | None = None
+        self._courier: Courier | None = None
         self._cancel_listener: CancelListener | None = None
 
     # -- Dramatiq's contract ----------------------------------------------------------
@@ -453,6 +456,7 @@ class StreamsBroker(Broker):
         if signal in ("process_message", "skip_message"):
             self._running.leave(*args)
             current.end()
+            flow_step.forget_pipe(args[0].options)
         elif signal == "worker_shutdown":
             self._shut_down()  # first: the middleware sees the last settlements too
         listeners = self._signals.listeners(f"after_{signal}", self.middleware)
@@ -475,6 +479,7 @@ class StreamsBroker(Broker):
             raise
         if is_notice(delivery):
             self._forward(delivery)
+        flow_step.pretend_pipe(delivery.options)
         delivery.started_ms = current_millis()
         current.begin(delivery, self.commands.progress)
 
@@ -527,8 +532,16 @@ class StreamsBroker(Broker):
             self.max_priority,
             repeat=False,
         )
+        self.flows = FlowCommands(
+            self.commands.client, self.namespace, self.max_priority, repeat=False
+        )
+        self._courier = Courier(self.flows, self._out_of_time)
+        self._courier.start()
         self._settler = Settler(
-            self.commands, self._retention_of, lambda *end: self.emit_after("settle", *end)
+            self.commands,
+            self._retention_of,
+            lambda *end: self.emit_after("settle", *end),
+            self._courier.put,
         )
         self._settler.start()
         self._keeper = Keeper(
@@ -542,6 +555,7 @@ class StreamsBroker(Broker):
             on_cancelled=self._running.cancel,
             told_of=self._notices.actors,
             bury=self._bury_doomed,
+            look_for_letters=self._courier.sweep,
         )
         self._keeper.start()
         self._cancel_listener = CancelListener(
@@ -551,6 +565,14 @@ class StreamsBroker(Broker):
             on_gap=self._keeper.look_now,
         )
         self._cancel_listener.start()
+
+    def expect_end_of_flow(self, home: str, in_ms: int) -> None:
+        """Be there when the time of a flow is over."""
+        if self._courier is not None:
+            self._courier.sweep(home, in_ms / 1000)
+
+    def _out_of_time(self, home: str, flow_id: str) -> None:
+        stop(self.flows, self.commands.cancel, home, flow_id, "timed_out")
 
     def _retention_of(self, queue: str) -> Retention:
         found = _of(self._retention, queue)
@@ -581,6 +603,8 @@ class StreamsBroker(Broker):
         if self._settler is not None and self._keeper is not None:
             self._settler.revive()
             self._keeper.revive()
+        if self._courier is not None:
+            self._courier.revive()
 
     def _shut_down(self) -> None:
         for queue, held in self._in_flight.items():
@@ -588,6 +612,8 @@ class StreamsBroker(Broker):
                 self._settle(queue, delivery, Release())
         if self._settler is not None:
             self._settler.stop(_FLUSH_SECONDS)
+        if self._courier is not None:
+            self._courier.stop(_FLUSH_SECONDS)
         if self._keeper is not None:
             self._keeper.stop()
         if self._cancel_listener is not None:
@@ -683,7 +709,7 @@ class StreamsBroker(Broker):
             and any(isinstance(m, Retries) for m in self.middleware)
         ):
             return Abandon()
-        return Done()
+        return Done(delivery.result)
 
     def _burial(self, delivery: Delivery, throws: Any) -> Bury:
         bury = burial(delivery, throws)

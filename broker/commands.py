@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -19,6 +19,7 @@ from broker.errors import QueueFull, translated
 from broker.failures import FailureKind
 from broker.keys import QueueKeys, cancel_channel, leader_key, notices_key, queues_key
 from broker.limits import KeyLimits, QueueLimit
+from broker.outbox import Letter
 from broker.outcome import Bury, Cancel, Done, Outcome, Park, Release, Retry, Settled
 from broker.retention import Keep
 from broker.scripts import Client, script
@@ -79,6 +80,8 @@ class Redriven:
     level: int
     deduplication_key: str
     fields: Fields | list[bytes]
+    #: Its place in a flow; empty for none.
+    flow: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,7 +356,7 @@ class Commands:
         k = self.keys(queue)
         keys = (
             *(k.scheduled, k.scheduled_messages, k.control, k.wake, k.dead, k.dead_messages),
-            *(k.dedup, k.job_prefix, k.events, k.recent("dead"), *k.ready),
+            *(k.dedup, k.job_prefix, k.events, k.recent("dead"), k.outbox, *k.ready),
         )
         noted = _pack([(it.lease.level, it.lease.entry_id, it.fields) for it in taken])
         now, due, gated, rows = self._run(
@@ -366,20 +369,29 @@ class Commands:
         return Fetched(handed, None if due < 0 else max(0, due - now), bool(gated))
 
     def settle(
-        self, queue: str, settlements: Sequence[Settlement], completed: Keep = _ALL
+        self,
+        queue: str,
+        settlements: Sequence[Settlement],
+        completed: Keep = _ALL,
+        deliver: Callable[[str, list[Letter]], None] | None = None,
     ) -> list[Settled]:
         """End deliveries in one round trip; a stale one changes nothing.
 
-        ``completed`` says which records of completed jobs stay.
+        ``completed`` says which records of completed jobs stay. ``deliver`` is given the letters
+        that were written; without it they are left to others.
         """
         k = self.keys(queue)
         keys = (
             *(k.scheduled, k.scheduled_messages, k.dead, k.dead_messages),
             *(k.control, k.wake, k.dedup, k.job_prefix, k.events),
-            *(k.recent("completed"), k.recent("dead"), k.recent("cancelled"), *k.ready),
+            *(k.recent("completed"), k.recent("dead"), k.recent("cancelled")),
+            *(k.flow_prefix, k.outbox, *k.ready),
         )
         packed = map(_pack_settlement, settlements)
-        return [Settled(reply) for reply in self._run("settle", keys, *_bounds(completed), *packed)]
+        replies, letters = self._run("settle", keys, *_bounds(completed), *packed)
+        if letters and deliver is not None:
+            deliver(queue, [Letter.read(row) for row in letters])
+        return [Settled(reply) for reply in replies]
 
     def renew(self, queue: str, leases: Sequence[tuple[Lease, str]]) -> Renewed:
         """Renew the leases of messages, given with their ids."""
@@ -398,7 +410,7 @@ class Commands:
         k = self.keys(queue)
         keys = (
             *(k.scheduled, k.scheduled_messages, k.dedup, k.job_prefix, k.events),
-            *(k.recent("cancelled"), k.control, k.wake, *k.ready),
+            *(k.recent("cancelled"), k.control, k.wake, k.outbox, *k.ready),
         )
         reply: bytes = self._run("cancel", keys, message_id, cancel_channel(self._namespace))
         return reply.decode()
@@ -511,7 +523,12 @@ class Commands:
             *(k.events, k.recent("dead"), *k.ready),
         )
         packed = [
-            _pack((it.key, it.message_id, self._present(it.level), it.deduplication_key, it.fields))
+            _pack(
+                (
+                    *(it.key, it.message_id, self._present(it.level)),
+                    *(it.deduplication_key, it.fields, it.flow),
+                )
+            )
             for it in letters
         ]
         return int(self._run("redrive", keys, *packed))
@@ -525,7 +542,9 @@ class Commands:
         k = self.keys(queue)
         return int(
             self._run(
-                "purge", (k.scheduled, k.scheduled_messages, k.dedup, k.job_prefix, *k.ready), limit
+                "purge",
+                (k.scheduled, k.scheduled_messages, k.dedup, k.job_prefix, k.outbox, *k.ready),
+                limit,
             )
         )
 
@@ -728,7 +747,7 @@ def _head(row: list[Any]) -> LetterHead:
 def _hand_back(k: QueueKeys) -> tuple[str, ...]:
     return (
         *(k.dead, k.dead_messages, k.wake, k.dedup, k.job_prefix),
-        *(k.events, k.recent("dead"), k.recent("cancelled")),
+        *(k.events, k.recent("dead"), k.recent("cancelled"), k.outbox),
     )
 
 
@@ -773,8 +792,8 @@ def _pack_settlement(s: Settlement) -> bytes:
         *(s.message_id, s.deduplication_key, s.facts or False, s.error),
     )
     match s.outcome:
-        case Done():
-            return _pack(("done", *common))
+        case Done(result):
+            return _pack(("done", *common, result))
         case Retry(delay_ms, level, fields):
             return _pack(("retry", *common, delay_ms, fields, entry.pack(fields, level), level))
         case Park(delay_ms):

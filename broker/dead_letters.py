@@ -11,7 +11,7 @@ from dramatiq.common import current_millis
 from dramatiq.errors import DecodeError
 from dramatiq.message import Message
 
-from broker import entry, evidence
+from broker import entry, evidence, flow_step
 from broker.commands import Commands, LetterAges, LetterHead, LetterPosition, Redriven
 from broker.errors import InvalidOption, translated
 from broker.evidence import Attempt, Reason, Trail
@@ -428,4 +428,5 @@ def _redriven(letter: DeadLetter) -> Redriven:
         letter.level,
         letter.deduplication_key,
         entry.with_options(message, fields, options),
+        flow_step.place_in(options),
     )

@@ -51,6 +51,8 @@ class Delivery(MessageProxy):
         self.reason: evidence.Reason | None = None
         #: The actor or a middleware enqueued a copy of this message under its own id.
         self.requeued = False
+        #: What it returned, for its flow; JSON, empty for None.
+        self.result = b""
         #: Held while the job runs, and renewed with the lease.
         self.slot: Slot | None = None
         #: When its run began, unix ms; None until then.

@@ -55,6 +55,11 @@ class FlowFound:
     #: A bit for each message, the highest of a byte first: whether its end was counted.
     ended: bytes
 
+    def has_ended(self, number: int) -> bool:
+        """Whether the end of this message was counted."""
+        index, bit = divmod(number, 8)
+        return index < len(self.ended) and bool(self.ended[index] & 0x80 >> bit)
+
 
 class FlowCommands:
     """The transitions of flows. Every method raises Dramatiq's connection errors."""
@@ -82,9 +87,9 @@ class FlowCommands:
         while len(numbered) > _STORED_PER_CALL:
             self._store(f"{k.flow_prefix}{flow.id}:messages", numbered[:_STORED_PER_CALL])
             numbered = numbered[_STORED_PER_CALL:]
-        keys = (k.flow_prefix, k.outbox, k.flow_deadlines, k.job_prefix, k.control, k.wake)
+        keys = (k.flow_prefix, k.outbox, k.flow_deadlines, k.job_prefix, k.events)
         rows = self._run(
-            *("start_flow", (*keys, *k.ready), flow.id, flow.time_limit_ms),
+            *("start_flow", (*keys, k.control, k.wake, *k.ready), flow.id, flow.time_limit_ms),
             *(flow.roots, flow.hooks, flow.about, _pack_numbered(numbered), *flow.steps),
         )
         return _letters(rows)
@@ -109,7 +114,7 @@ class FlowCommands:
     def advance(self, place: Place, end: bytes) -> list[Letter]:
         """Count the end of a message, once; returns what is left to do."""
         k = self.keys(place.home)
-        keys = (k.flow_prefix, k.outbox, k.job_prefix, k.control, k.wake, *k.ready)
+        keys = (k.flow_prefix, k.outbox, k.job_prefix, k.events, k.control, k.wake, *k.ready)
         return _letters(
             self._run("advance_flow", keys, place.flow_id, place.step, place.number, end)
         )
@@ -117,14 +122,22 @@ class FlowCommands:
     def release(self, home: str, flow_id: str, step: int) -> tuple[int, list[Letter]]:
         """Send a part of a large step; returns how many messages are left, and letters."""
         k = self.keys(home)
-        keys = (k.flow_prefix, k.outbox, k.job_prefix, k.control, k.wake, *k.ready)
+        keys = (k.flow_prefix, k.outbox, k.job_prefix, k.events, k.control, k.wake, *k.ready)
         left, rows = self._run("release_branches", keys, flow_id, step, _BRANCHES_PER_CALL)
         return left, _letters(rows)
 
     def receive(self, queue: str, parcel: bytes) -> int:
         """Take messages into a queue; returns how many were not there yet."""
         k = self.keys(queue)
-        keys = (k.scheduled, k.scheduled_messages, k.job_prefix, k.control, k.wake, *k.ready)
+        keys = (
+            k.scheduled,
+            k.scheduled_messages,
+            k.job_prefix,
+            k.events,
+            k.control,
+            k.wake,
+            *k.ready,
+        )
         return int(self._run("receive", keys, parcel))
 
     def stop(self, home: str, flow_id: str, reason: str) -> tuple[bool, list[Letter]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -33,6 +34,8 @@ class FlowStep(msgspec.Struct, frozen=True, omit_defaults=True):
     takes: tuple[Source, ...] = ()
     #: The argument is the list of them, however many there are.
     joins: bool = False
+    #: It is given the flow's :class:`FlowOutcome` instead.
+    outcome: bool = False
 
     @property
     def spans(self) -> list[tuple[int, int]]:
@@ -51,7 +54,26 @@ class FlowOutcome(msgspec.Struct, frozen=True):
     error: str | None = None
 
 
-def given(step: FlowStep, results: list[Any]) -> Any:
+def pretend_pipe(options: MutableMapping[str, Any]) -> None:
+    """While a step runs: Dramatiq's worker complains of a result that no pipe takes."""
+    if OPTION in options:
+        options["pipe_target"] = {}
+
+
+def forget_pipe(options: MutableMapping[str, Any]) -> None:
+    """The inverse, before anybody takes it for a pipe."""
+    if OPTION in options:
+        options.pop("pipe_target", None)
+
+
+def place_in(options: Mapping[str, Any]) -> str:
+    """The text of the place in a flow that a message's options name; empty for none."""
+    option = options.get(OPTION)
+    place = option.get("at") if isinstance(option, dict) else None
+    return place if isinstance(place, str) else ""
+
+
+def argument(step: FlowStep, results: list[Any]) -> Any:
     """The argument: a result, or lists of them."""
     left = iter(results)
     values = [

@@ -42,6 +42,7 @@ class Keeper:
         on_cancelled: Callable[[Delivery], None],
         told_of: Callable[[], list[str]],
         bury: Callable[[str, Doomed], None],
+        look_for_letters: Callable[[str], None],
     ) -> None:
         self._commands = commands
         self._in_flight = in_flight
@@ -53,6 +54,7 @@ class Keeper:
         self._on_cancelled = on_cancelled
         self._told_of = told_of
         self._bury = bury
+        self._look_for_letters = look_for_letters
         self._positions: dict[str, Position] = {}
         self._released_for: set[str] = set()
         self._logger = get_logger(__name__, type(self))
@@ -123,6 +125,7 @@ class Keeper:
             self._release_vanished(queue)
             self._released_for.add(queue)
         self._reclaim(queue)
+        self._look_for_letters(queue)
         kept = self._dead_retention(queue)
         while self._commands.sweep(queue, kept.age_ms, kept.count, _SWEPT_PER_CALL):
             pass

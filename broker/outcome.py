@@ -13,6 +13,9 @@ from broker.entry import Fields
 class Done:
     """The job is finished; its entry goes."""
 
+    #: For the flow that the message belongs to, JSON; empty for none.
+    result: bytes = b""
+
 
 @dataclass(frozen=True, slots=True)
 class Retry:

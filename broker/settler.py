@@ -12,6 +12,7 @@ from dramatiq.errors import BrokerConnectionError
 from dramatiq.logging import get_logger
 
 from broker.commands import Commands, Settlement
+from broker.outbox import Letter
 from broker.outcome import Settled
 from broker.retention import Retention
 
@@ -32,7 +33,8 @@ class Settler:
     """One a process. Outcomes survive a lost connection in memory and are tried again.
 
     A queue whose node of a cluster is away does not hold up the others. ``settled`` is told
-    of each batch that was written: queue, settlements, replies, seconds it took.
+    of each batch that was written: queue, settlements, replies, seconds it took; ``deliver`` is
+    given the letters that this wrote, by queue.
     """
 
     def __init__(
@@ -40,10 +42,12 @@ class Settler:
         commands: Commands,
         retention: Callable[[str], Retention],
         settled: Callable[[str, list[Settlement], list[Settled], float], None],
+        deliver: Callable[[str, list[Letter]], None],
     ) -> None:
         self._commands = commands
         self._retention = retention
         self._settled = settled
+        self._deliver = deliver
         self._logger = get_logger(__name__, type(self))
         self._inbox: dict[str, deque[Settlement]] = defaultdict(deque)
         self._held: dict[str, _Held] = {}
@@ -126,7 +130,9 @@ class Settler:
         held = self._held.get(queue)
         begin = time.monotonic()
         try:
-            replies = self._commands.settle(queue, batch, self._retention(queue).completed)
+            replies = self._commands.settle(
+                queue, batch, self._retention(queue).completed, self._deliver
+            )
         except BrokerConnectionError as error:
             self._logger.warning(
                 *(

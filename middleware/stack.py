@@ -24,6 +24,7 @@ from broker.settings import Settings
 from middleware.correlation import Correlation
 from middleware.encryption import Encryption
 from middleware.failure_notices import FailureNotices
+from middleware.flows import Flows
 from middleware.logs import Logs
 from middleware.notice_channels import Channel
 from middleware.periodic import Periodic
@@ -57,6 +58,7 @@ def stack(settings: Settings, channels: Sequence[Channel] = ()) -> list[Middlewa
         CurrentMessage(),  # above all that may ask for the message; it is forgotten last but one
         Logs(settings.logging),  # above all that decides how a job ends; it writes that down
         AgeLimit(),  # before anything is spent on a message that is too old
+        Flows(),  # above Validation: what a flow gives its steps is an argument like the others
         Validation(),  # below what may open or drop a message, before its clock starts
         TimeLimit(),  # the clock starts before the job and stops after it
         ShutdownNotifications(),  # beside TimeLimit: both interrupt the job's thread

@@ -45,112 +45,121 @@ class FlowTimeout(HeadraceError, TimeoutError):
         self.record = record
 
 
-class Flows:
-    """The flows of a broker. Every method raises Dramatiq's connection errors."""
+def start(flow: Flow, *, broker: StreamsBroker | None = None) -> str:
+    """Start a flow; returned means that it will end, whoever dies. Returns its id.
 
-    def __init__(self, broker: StreamsBroker) -> None:
-        self._broker = broker
+    ``broker`` is the application's by default, here and below.
 
-    def start(self, flow: Flow) -> str:
-        """Start a flow; returned means that it will end, whoever dies. Returns its id.
+    Raises:
+      InvalidFlow, InvalidOption, MessageTooLarge: nothing was started.
+      BrokerConnectionError: it may or may not have been started.
+    """
+    if not flow.steps:
+        raise InvalidFlow("steps", 0, "must be at least one")
+    broker = _broker(broker)
+    home = home_of(flow)
+    plan = Plan(flow, f"{home}.{uuid4().hex}")
+    messages = list(plan.messages(broker.flows.keys(home).flow_prefix + plan.id))
+    correlation = current_correlation_id() or plan.id
+    for message in messages:
+        message.options.setdefault(CORRELATION, correlation)
 
-        Raises:
-          InvalidFlow, InvalidOption, MessageTooLarge: nothing was started.
-          BrokerConnectionError: it may or may not have been started.
-        """
-        if not flow.steps:
-            raise InvalidFlow("steps", 0, "must be at least one")
-        home = home_of(flow)
-        plan = Plan(flow, f"{home}.{uuid4().hex}")
-        commands = self._broker.flows
-        messages = list(plan.messages(commands.keys(home).flow_prefix + plan.id))
-        correlation = current_correlation_id() or plan.id
-        for message in messages:
-            message.options.setdefault(CORRELATION, correlation)
-        self._broker.hand_over(messages, lambda new: self._write(plan, home, messages, new))
-        return plan.id
+    def write(new: list[NewMessage]) -> None:
+        packed = [_packed(home, *row) for row in zip(messages, new, strict=True)]
+        letters = broker.flows.start(_new_flow(plan, home, correlation, packed))
+        _deliver(broker, home, letters)
 
-    def _write(
-        self, plan: Plan, home: str, messages: list[Message[Any]], new: list[NewMessage]
-    ) -> None:
-        correlation = messages[0].options[CORRELATION]
-        about = ("name", plan.flow.name, "correlation", correlation)
-        letters = self._broker.flows.start(
-            NewFlow(
-                plan.id,
-                home,
-                plan.flow.time_limit or 0,
-                roots=_pack(plan.roots),
-                hooks=_pack(plan.hooks),
-                about=_pack(about),
-                steps=[step.packed() for step in plan.steps],
-                messages=[_packed(home, *row) for row in zip(messages, new, strict=True)],
-            )
-        )
-        self._deliver(home, letters)
-
-    def _deliver(self, home: str, letters: list[Letter]) -> None:
-        try:
-            deliver(self._broker.flows, home, letters)
-        except BrokerConnectionError as error:
-            # They are written: whichever worker looks at the queue next delivers them.
-            _log.warning("Letters of queue %r are left to the workers: %s", home, error)
-
-    def get(self, flow_id: str) -> FlowRecord | None:
-        """The flow's record; None if there is none, or none any more."""
-        return state.read(flow_id, self._broker.flows.find(_home(flow_id), flow_id))
-
-    def results(self, flow_id: str, step: str) -> list[Any]:
-        """What the messages of a step returned, in their order; None for those that have not.
-
-        Raises:
-          FlowUnknown: there is no such flow.
-          KeyError: it has no such step.
-        """
-        found = self._known(flow_id).step(step)
-        results = self._broker.flows.results(_home(flow_id), flow_id, found.first, found.size)
-        return [None if each is None else entry.load_json(each) for each in results]
-
-    def wait(self, flow_id: str, timeout: int = 60_000) -> FlowRecord:
-        """Wait up to ``timeout`` ms for the flow to end; returns its record then.
-
-        It blocks on the server and asks nothing meanwhile.
-
-        Raises:
-          FlowTimeout: it has not ended.
-          FlowUnknown: there is no such flow.
-        """
-        deadline = time.monotonic() + timeout / 1000
-        record = self._known(flow_id)
-        while not record.final:
-            left_ms = int((deadline - time.monotonic()) * 1000)
-            if left_ms <= 0:
-                raise FlowTimeout(record, timeout)
-            self._broker.flows.wait(_home(flow_id), flow_id, left_ms)
-            record = self._known(flow_id)
-        return record
-
-    def _known(self, flow_id: str) -> FlowRecord:
-        record = self.get(flow_id)
-        if record is None:
-            raise FlowUnknown(flow_id)
-        return record
+    broker.hand_over(messages, write)
+    return plan.id
 
 
-def start(flow: Flow) -> str:
-    """Start a flow on the application's broker; see :meth:`Flows.start`."""
-    broker = dramatiq.get_broker()
-    if not isinstance(broker, StreamsBroker):
-        raise TypeError(f"flows need a StreamsBroker, not a {type(broker).__name__}")
-    return Flows(broker).start(flow)
+def get(flow_id: str, *, broker: StreamsBroker | None = None) -> FlowRecord | None:
+    """The flow's record; None if there is none, or none any more.
+
+    Raises Dramatiq's connection errors, as all below.
+    """
+    return state.read(flow_id, _broker(broker).flows.find(_home(flow_id), flow_id))
+
+
+def results(flow_id: str, step: str, *, broker: StreamsBroker | None = None) -> list[Any]:
+    """What the messages of a step returned, in their order; None for those that have not.
+
+    Raises:
+      FlowUnknown: there is no such flow.
+      KeyError: it has no such step.
+    """
+    broker = _broker(broker)
+    found = _known(flow_id, broker).step(step)
+    values = broker.flows.results(_home(flow_id), flow_id, found.first, found.size)
+    return [None if each is None else entry.load_json(each) for each in values]
+
+
+def wait(flow_id: str, timeout: int = 60_000, *, broker: StreamsBroker | None = None) -> FlowRecord:
+    """Wait up to ``timeout`` ms for the flow to end; returns its record then.
+
+    It blocks on the server and asks nothing meanwhile.
+
+    Raises:
+      FlowTimeout: it has not ended.
+      FlowUnknown: there is no such flow.
+    """
+    broker = _broker(broker)
+    deadline = time.monotonic() + timeout / 1000
+    record = _known(flow_id, broker)
+    while not record.final:
+        left_ms = int((deadline - time.monotonic()) * 1000)
+        if left_ms <= 0:
+            raise FlowTimeout(record, timeout)
+        broker.flows.wait(_home(flow_id), flow_id, left_ms)
+        record = _known(flow_id, broker)
+    return record
+
+
+def _known(flow_id: str, broker: StreamsBroker) -> FlowRecord:
+    record = get(flow_id, broker=broker)
+    if record is None:
+        raise FlowUnknown(flow_id)
+    return record
+
+
+def _broker(broker: StreamsBroker | None) -> StreamsBroker:
+    if broker is not None:
+        return broker
+    found = dramatiq.get_broker()
+    if not isinstance(found, StreamsBroker):
+        raise TypeError(f"flows need a StreamsBroker, not a {type(found).__name__}")
+    return found
 
 
 def _home(flow_id: str) -> str:
     return flow_id.rpartition(".")[0]
 
 
+def _deliver(broker: StreamsBroker, home: str, letters: list[Letter]) -> None:
+    try:
+        deliver(broker.flows, home, letters)
+    except BrokerConnectionError as error:
+        # They are written: whichever worker looks at the queue next delivers them.
+        _log.warning("Letters of queue %r are left to the workers: %s", home, error)
+
+
+def _new_flow(plan: Plan, home: str, correlation: str, messages: list[bytes]) -> NewFlow:
+    return NewFlow(
+        plan.id,
+        home,
+        plan.flow.time_limit or 0,
+        roots=_pack(plan.roots),
+        hooks=_pack(plan.hooks),
+        about=_pack(("name", plan.flow.name, "correlation", correlation)),
+        steps=[step.packed() for step in plan.steps],
+        messages=messages,
+    )
+
+
 def _packed(home: str, message: Message[Any], new: NewMessage) -> bytes:
     """As ``make_ready.lua`` reads it."""
     place, delay = message.options[OPTION]["at"], message.options.get("delay") or 0
     queue = "" if message.queue_name == home else message.queue_name
-    return entry.pack_array((place, queue, new.message_id, new.level, delay, True, new.fields))
+    return entry.pack_array(
+        (place, queue, new.message_id, new.level, delay, new.recorded, new.fields)
+    )

@@ -89,9 +89,14 @@ class Plan:
             for index, message in enumerate(step.messages):
                 number = step.first + index
                 takes = (step.undoes + index,) if step.kind == "undo" else step.takes
-                if message.options.get("pipe_ignore"):
-                    takes = ()
-                part = FlowStep(f"{flow}/{step.number}/{number}", step.kind, takes, step.joins)
+                ignores = bool(message.options.get("pipe_ignore"))
+                part = FlowStep(
+                    at=f"{flow}/{step.number}/{number}",
+                    kind=step.kind,
+                    takes=() if ignores else takes,
+                    joins=step.joins,
+                    outcome=step.kind == "hook" and not ignores,
+                )
                 options = {**message.options, OPTION: msgspec.to_builtins(part)}
                 yield dataclasses.replace(
                     message, message_id=f"{self.id}-{number}", options=options

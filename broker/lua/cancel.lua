@@ -8,7 +8,8 @@
 -- KEYS[6] cancelled   ZSET    id -> when it ended, unix ms
 -- KEYS[7] control     HASH    present when the queue is paused or limited
 -- KEYS[8] wake        STREAM
--- KEYS[9..] ready     STREAM  one a level, lowest first
+-- KEYS[9] outbox      STREAM  letters: the ends of flows' messages
+-- KEYS[10..] ready    STREAM  one a level, lowest first
 -- ARGV[1] id          str     of the message
 -- ARGV[2] channel     str     on which workers hear of it
 -- Returns cancelled, requested (it runs), ended (before this), or unknown
@@ -18,6 +19,7 @@
 --@include fields
 --@include wake
 --@include record
+--@include outbox
 local id, job_prefix = ARGV[1], KEYS[4]
 local record = job_prefix .. id
 local prior = redis.call("HMGET", record, "token", "state", "entry")
@@ -26,11 +28,12 @@ if not prior[1] then
 elseif prior[2] then
   return "ended"
 end
-local keys = { dedup = KEYS[3], job_prefix = job_prefix, events = KEYS[5], recent = KEYS[6] }
+local keys = { dedup = KEYS[3], job_prefix = job_prefix, events = KEYS[5], recent = KEYS[6], outbox = KEYS[9], letters = {} }
 
 local function finish_as_cancelled(fields)
   local actor, at = field(fields, "actor") or "", field(fields, "at") or ""
-  finish(keys, id, "cancelled", now_ms(), { "actor", actor, "queued", at })
+  local place = finish(keys, id, "cancelled", now_ms(), { "actor", actor, "queued", at })
+  tell_flow(keys, place, "cancelled", "", "cancelled")
 end
 
 if redis.call("ZREM", KEYS[1], id) == 1 then
@@ -44,7 +47,7 @@ if redis.call("ZREM", KEYS[1], id) == 1 then
 end
 
 local level, entry = string.match(prior[3] or "", "^(%d+):(.+)$")
-local ready = level and KEYS[9 + tonumber(level)]
+local ready = level and KEYS[10 + tonumber(level)]
 local found = ready and redis.call("XRANGE", ready, entry, entry)[1]
 if not found then
   return "unknown"

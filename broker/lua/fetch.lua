@@ -10,7 +10,8 @@
 -- KEYS[8] job prefix prefix of the records, completed with the message id
 -- KEYS[9] events     STREAM
 -- KEYS[10] dead records ZSET id -> when it ended, unix ms
--- KEYS[11..] ready   STREAM  one a level, lowest first; the groups are made here
+-- KEYS[11] outbox    STREAM  letters: the ends of flows' messages
+-- KEYS[12..] ready   STREAM  one a level, lowest first; the groups are made here
 -- ARGV[1] consumer   str
 -- ARGV[2] count      int     the most deliveries to hand over
 -- ARGV[3] lowest     0|1     serve the lowest level first, so that nothing starves
@@ -25,9 +26,10 @@
 --@include fields
 --@include record
 --@include bury
+--@include outbox
 local PROMOTED_PER_CALL = 200
 local RELEASED_PAGE, RELEASED_PAGES = 64, 16  -- looked at for one that may be handed over
-local FIRST = 11  -- the lowest level's key
+local FIRST = 12  -- the lowest level's key
 
 local now = now_ms()
 local job_prefix = KEYS[8]
@@ -138,7 +140,9 @@ for _, id in ipairs(redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", now, "LIMIT", 0
       bury(KEYS[5], KEYS[6], id, "scheduled", now, evidence, { "packed", packed })
     end
     local keys = { dedup = KEYS[7], job_prefix = job_prefix, events = KEYS[9], recent = KEYS[10] }
-    finish(keys, id, "dead", now, { "actor", "" }, "undecodable", "no packed entry")
+    keys.outbox, keys.letters = KEYS[11], {}
+    local place = finish(keys, id, "dead", now, { "actor", "" }, "undecodable", "no packed entry")
+    tell_flow(keys, place, "dead", "", "no packed entry")
   end
   redis.call("ZREM", KEYS[1], id)
   redis.call("HDEL", KEYS[2], id)

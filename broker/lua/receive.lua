@@ -3,46 +3,39 @@
 -- KEYS[1] scheduled   ZSET    id -> due time, unix ms
 -- KEYS[2] messages    HASH    id -> the entry's fields, packed
 -- KEYS[3] job prefix  prefix of the records, completed with the message id
--- KEYS[4] control     HASH    present when the queue is paused or limited
--- KEYS[5] wake        STREAM
--- KEYS[6..] ready     STREAM  one a level, lowest first
+-- KEYS[4] events      STREAM
+-- KEYS[5] control     HASH    present when the queue is paused or limited
+-- KEYS[6] wake        STREAM
+-- KEYS[7..] ready     STREAM  one a level, lowest first
 -- ARGV[1] parcel      msgpack [packed message, ...], as make_ready has them
 -- Returns how many are new
 -- Errors  none of its own
 -- Cost    O(log N) a message, N scheduled
 --@include clock
+--@include fields
 --@include wake
+--@include record
 --@include make_ready
 local keys = {
-  job_prefix = KEYS[3],
-  ready = function(level) return KEYS[6 + math.min(level, #KEYS - 6)] end,
+  scheduled = KEYS[1], messages = KEYS[2],
+  job_prefix = KEYS[3], events = KEYS[4],
+  ready = function(level)
+    level = math.min(level, #KEYS - 7)
+    return KEYS[7 + level], level
+  end,
 }
 local ready, scheduled, now = 0, 0, now_ms()
-
-local function put_aside(message)
-  local record, fields = keys.job_prefix .. message[3], message[7]
-  if redis.call("HSETNX", record, "token", "flow") == 0 then
-    return 0
-  end
-  redis.call("HSET", record, "flow", message[1])
-  if message[4] > 0 then
-    fields[#fields + 1], fields[#fields + 2] = "level", tostring(message[4])
-  end
-  redis.call("HSET", KEYS[2], message[3], cmsgpack.pack(fields))
-  redis.call("ZADD", KEYS[1], now + message[5], message[3])
-  return 1
-end
 
 for _, packed in ipairs(cmsgpack.unpack(ARGV[1])) do
   local message = cmsgpack.unpack(packed)
   if message[5] > 0 then
-    scheduled = scheduled + put_aside(message)
+    scheduled = scheduled + make_ready(keys, message, now + message[5])
   else
     ready = ready + make_ready(keys, message)
   end
 end
 if scheduled > 0 then
-  signal(KEYS[5], 1)
+  signal(KEYS[6], 1)
 end
-signal_if_gated(KEYS[4], KEYS[5], ready)
+signal_if_gated(KEYS[5], KEYS[6], ready)
 return ready + scheduled

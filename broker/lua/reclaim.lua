@@ -8,7 +8,8 @@
 -- KEYS[6] events      STREAM
 -- KEYS[7] dead records ZSET   id -> when it ended, unix ms
 -- KEYS[8] cancelled   ZSET    id -> when it ended, unix ms
--- KEYS[9..] ready     STREAM  one a level, lowest first
+-- KEYS[9] outbox      STREAM  letters: the ends of flows' messages
+-- KEYS[10..] ready     STREAM  one a level, lowest first
 -- ARGV[1] lease       int     ms without renewal after which a delivery has no owner
 -- ARGV[2] max deliveries int  an entry delivered so often is buried, not released
 -- ARGV[3] limit       int     the most entries to take in this call
@@ -26,6 +27,7 @@
 --@include bury
 --@include fields
 --@include lost
+--@include outbox
 --@include hand_back
 local left, level, cursor = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local released, buried = 0, 0
@@ -65,7 +67,7 @@ local function reclaim(key, group)
   end
   local keys = {
     dead = KEYS[1], dead_messages = KEYS[2], dedup = KEYS[4], job_prefix = KEYS[5],
-    events = KEYS[6], dead_records = KEYS[7], cancelled = KEYS[8], ready = key,
+    events = KEYS[6], dead_records = KEYS[7], cancelled = KEYS[8], outbox = KEYS[9], letters = {}, ready = key,
   }
   local function claim(entry, fields)
     redis.call("XCLAIM", key, "workers", ARGV[6], 0, entry[1], "JUSTID")
@@ -79,8 +81,8 @@ local function reclaim(key, group)
   return taken[1]
 end
 
-while level <= #KEYS - 9 do
-  local key = KEYS[9 + level]
+while level <= #KEYS - 10 do
+  local key = KEYS[10 + level]
   local group = redis.pcall("XPENDING", key, "workers")
   local idle = group.err or group[1] == 0
   if group.err and not string.find(group.err, "NOGROUP", 1, true) then
@@ -95,7 +97,7 @@ while level <= #KEYS - 9 do
     break
   end
 end
-if level > #KEYS - 9 then
+if level > #KEYS - 10 then
   level = -1
 end
 if released + buried > 0 then  -- what is buried leaves room under a global concurrency

@@ -9,7 +9,8 @@
 -- KEYS[7] events      STREAM
 -- KEYS[8] dead records ZSET   id -> when it ended, unix ms
 -- KEYS[9..] ready     STREAM  one a level, lowest first
--- ARGV[1..] letter    msgpack [key among the dead, message id or "", level, deduplication key or "", [field, value, ...]]
+-- ARGV[1..] letter    msgpack [key among the dead, message id or "", level, deduplication key or "", [field, value, ...],
+--           its place in a flow or ""]
 -- Returns the number moved; a letter that is no longer there is passed over, so a repeat moves nothing twice
 -- Errors  BADARG a level without a stream; nothing written
 -- Cost    O(log N) a letter, N dead
@@ -41,6 +42,9 @@ for _, letter in ipairs(letters) do
       end
       if not live or prior[1] == "" then  -- now somebody has enqueued it
         redis.call("HSET", record, "token", "redrive")
+      end
+      if letter[6] ~= "" then
+        redis.call("HSET", record, "flow", letter[6])
       end
       if prior[4] or not prior[1] then
         redis.call("HSET", record, "entry", letter[3] .. ":" .. entry)

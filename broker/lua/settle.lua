@@ -12,12 +12,14 @@
 -- KEYS[10] completed  ZSET    id -> when it ended, unix ms; so the next two
 -- KEYS[11] dead records ZSET
 -- KEYS[12] cancelled  ZSET
--- KEYS[13..] ready    STREAM  one a level, lowest first
+-- KEYS[13] flow prefix prefix of the flows, completed with the id
+-- KEYS[14] outbox     STREAM  letters: what is to be done in other slots, or later
+-- KEYS[15..] ready    STREAM  one a level, lowest first
 -- ARGV[1] count       int     records of completed jobs to keep; -1 for any number
 -- ARGV[2] age         int     ms to keep them; -1 for any age
 -- ARGV[3..] settlement msgpack [outcome, level, entry id, delivery count, consumer, message id, deduplication key or "",
 --           facts, error of the attempt or "", ...] and then
---           done      nothing
+--           done      the result for the flow it belongs to, JSON, or ""
 --           retry     delay ms, [field, value, ...], the same packed with its level, the successor's level
 --           park      delay ms
 --           release   nothing
@@ -25,8 +27,8 @@
 --           bury      reason, error, actor, error type, trail (traceback and attempts), [field, value, ...] of an entry
 --                     that tells of it, or []; the buried entry's own fields are kept
 --           facts     false, or fields of the record: ["actor", its name, field, value, ...]
--- Returns for each settlement ok, stale (another delivery owns the entry), gone (no such entry)
---         or lost (no such entry, nor a record of its message)
+-- Returns {replies, letters}: for each settlement ok, stale (another delivery owns the entry), gone (no
+--         such entry) or lost (no such entry, nor a record of its message); each letter {id, kind, to, body}
 -- Errors  BADARG an unknown outcome or level; nothing written
 -- Cost    O(log N) a settlement, N pending, scheduled, dead or recorded
 --@include bounds
@@ -37,6 +39,9 @@
 --@include forget
 --@include bury
 --@include park
+--@include outbox
+--@include make_ready
+--@include flow
 local now = now_ms()
 local job_prefix = KEYS[8]
 local kept, kept_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -48,23 +53,41 @@ end
 local as_completed, as_dead, as_cancelled = ended(KEYS[10]), ended(KEYS[11]), ended(KEYS[12])
 as_completed.age_ms = kept_ms >= 0 and kept_ms
 
+local flows = {
+  flow_prefix = KEYS[13], outbox = KEYS[14], job_prefix = job_prefix, events = KEYS[9], letters = {}, added = 0,
+  ready = function(level)
+    level = math.min(level, #KEYS - 15)
+    return KEYS[15 + level], level
+  end,
+}
+
+-- A flow whose state lies in this slot goes on at once.
+local function go_on(place, state, result, error)
+  local flow, number, message = place_here(flows, place)
+  if flow then
+    advance(flows, flow, number, message, state, result, error)
+  else
+    tell_flow(flows, place, state, result, error)
+  end
+end
+
 local function remove(s)
-  redis.call("XACK", KEYS[13 + s[2]], "workers", s[3])
-  redis.call("XDEL", KEYS[13 + s[2]], s[3])
+  redis.call("XACK", KEYS[15 + s[2]], "workers", s[3])
+  redis.call("XDEL", KEYS[15 + s[2]], s[3])
 end
 
 local outcomes = {}
 
 function outcomes.done(s)
   if s[6] ~= "" then
-    finish(as_completed, s[6], "completed", now, kept ~= 0 and s[8])
+    go_on(finish(as_completed, s[6], "completed", now, kept ~= 0 and s[8]), "completed", s[10], "")
     completed = completed + 1
   end
   remove(s)
 end
 
 function outcomes.cancel(s)
-  finish(as_cancelled, s[6], "cancelled", now, s[8])
+  go_on(finish(as_cancelled, s[6], "cancelled", now, s[8]), "cancelled", "", "cancelled")
   remove(s)
 end
 
@@ -88,7 +111,7 @@ function outcomes.retry(s)
       signals = signals + 1
     end
   else
-    entry = s[13] .. ":" .. redis.call("XADD", KEYS[13 + s[13]], "*", unpack(s[11]))
+    entry = s[13] .. ":" .. redis.call("XADD", KEYS[15 + s[13]], "*", unpack(s[11]))
   end
   if s[6] ~= "" then
     redis.call("HDEL", record, "unsettled")  -- this delivery ended as it should
@@ -115,7 +138,7 @@ function outcomes.park(s)
   end
   local id = s[6] ~= "" and s[6] or s[2] .. ":" .. s[3]
   local keys = {
-    scheduled = KEYS[1], messages = KEYS[2], ready = KEYS[13 + s[2]], job_prefix = job_prefix, events = KEYS[9],
+    scheduled = KEYS[1], messages = KEYS[2], ready = KEYS[15 + s[2]], job_prefix = job_prefix, events = KEYS[9],
   }
   if park(keys, s[2], s[3], s[4], id, now + s[10]) then
     signals = signals + 1
@@ -127,7 +150,7 @@ function outcomes.release(s)
   if to_be_cancelled(s) then
     return outcomes.cancel(s)
   end
-  redis.call("XCLAIM", KEYS[13 + s[2]], "workers", "~released", 0, s[3], "RETRYCOUNT", math.max(0, s[4] - 1), "JUSTID")
+  redis.call("XCLAIM", KEYS[15 + s[2]], "workers", "~released", 0, s[3], "RETRYCOUNT", math.max(0, s[4] - 1), "JUSTID")
   signals = signals + 1
 end
 
@@ -136,7 +159,7 @@ function outcomes.bury(s)
   local evidence = { reason = s[10], error = s[11], deliveries = s[4], level = s[2], dedup = s[7] }
   evidence.actor, evidence.error_type, evidence.trail = s[12], s[13], s[14]
   evidence.lost = s[6] ~= "" and redis.call("HGET", job_prefix .. s[6], "lost") or ""
-  local found = redis.call("XRANGE", KEYS[13 + s[2]], s[3], s[3])[1]
+  local found = redis.call("XRANGE", KEYS[15 + s[2]], s[3], s[3])[1]
   if found then  -- deleted by hand: there is nothing left to keep
     bury(KEYS[3], KEYS[4], id, s[3], now, evidence, found[2])
   end
@@ -144,11 +167,11 @@ function outcomes.bury(s)
     if s[8] and s[9] ~= "" then
       tell(KEYS[9], "failed", s[6], s[8][2], "", s[9])
     end
-    finish(as_dead, s[6], "dead", now, s[8], s[10], s[11])
+    go_on(finish(as_dead, s[6], "dead", now, s[8], s[10], s[11]), "dead", "", s[11])
   end
   if found and #s[15] > 0 then
     redis.call("HSETNX", job_prefix .. field(s[15], "id"), "token", "notice")  -- it is no replay
-    redis.call("XADD", KEYS[13 + s[2]], "*", unpack(s[15]))
+    redis.call("XADD", KEYS[15 + s[2]], "*", unpack(s[15]))
     notices = notices + 1
   end
   remove(s)
@@ -157,14 +180,14 @@ end
 local settlements = {}
 for i = 3, #ARGV do
   local s = cmsgpack.unpack(ARGV[i])
-  if not outcomes[s[1]] or not KEYS[13 + s[2]] or (s[1] == "retry" and not KEYS[13 + s[13]]) then
+  if not outcomes[s[1]] or not KEYS[15 + s[2]] or (s[1] == "retry" and not KEYS[15 + s[13]]) then
     return redis.error_reply("BADARG outcome " .. tostring(s[1]) .. " level " .. tostring(s[2]))
   end
   settlements[i - 2] = s
 end
 
 local function fence(s)
-  local key = KEYS[13 + s[2]]
+  local key = KEYS[15 + s[2]]
   local pending = redis.pcall("XPENDING", key, "workers", s[3], s[3], 1)
   local entry = not pending.err and pending[1]
   if not entry then
@@ -199,7 +222,7 @@ if kept > 0 and completed > 0 then
   end
 end
 if redis.call("EXISTS", KEYS[5]) == 1 then
-  signals = signals + #settlements + notices
+  signals = signals + #settlements + notices + flows.added
 end
 signal(KEYS[6], signals)
-return replies
+return { replies, flows.letters }

@@ -4,9 +4,10 @@
 -- KEYS[2] outbox      STREAM  letters: what is to be done in other slots, or later
 -- KEYS[3] deadlines   ZSET    flow id -> when its time is over, unix ms
 -- KEYS[4] job prefix  prefix of the records, completed with the message id
--- KEYS[5] control     HASH    present when the queue is paused or limited
--- KEYS[6] wake        STREAM
--- KEYS[7..] ready     STREAM  one a level, lowest first
+-- KEYS[5] events      STREAM
+-- KEYS[6] control     HASH    present when the queue is paused or limited
+-- KEYS[7] wake        STREAM
+-- KEYS[8..] ready     STREAM  one a level, lowest first
 -- ARGV[1] id          str
 -- ARGV[2] limit       int     ms for the whole flow; 0 for none
 -- ARGV[3] roots       msgpack [number of a step that waits for none, ...]
@@ -18,14 +19,19 @@
 -- Errors  BADARG a root without a definition; nothing written
 -- Cost    O(steps + messages)
 --@include clock
+--@include fields
 --@include wake
+--@include record
 --@include outbox
 --@include make_ready
 --@include flow
 local flow, limit = ARGV[1], tonumber(ARGV[2])
 local keys = {
-  flow_prefix = KEYS[1], outbox = KEYS[2], job_prefix = KEYS[4], letters = {}, added = 0,
-  ready = function(level) return KEYS[7 + math.min(level, #KEYS - 7)] end,
+  flow_prefix = KEYS[1], outbox = KEYS[2], job_prefix = KEYS[4], events = KEYS[5], letters = {}, added = 0,
+  ready = function(level)
+    level = math.min(level, #KEYS - 8)
+    return KEYS[8 + level], level
+  end,
 }
 local key, roots, steps, counted = part(keys, flow, ""), cmsgpack.unpack(ARGV[3]), #ARGV - 6, 0
 for _, root in ipairs(roots) do
@@ -58,5 +64,5 @@ redis.call("PERSIST", stored)
 for _, root in ipairs(roots) do
   release(keys, flow, root)
 end
-signal_if_gated(KEYS[5], KEYS[6], keys.added)
+signal_if_gated(KEYS[6], KEYS[7], keys.added)
 return keys.letters

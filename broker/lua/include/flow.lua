@@ -3,8 +3,8 @@
 -- :results and :failed (HASH, by message), :undo (LIST, of what is to be undone), :over (STREAM, its end).
 -- A step's definition is in the field of its number: {kind, first message, size, next steps, number of
 -- steps it waits for, policy, undoing step}. Its state is in fields like 3:left.
--- `keys` has flow_prefix, outbox, letters, added, and job_prefix and ready where messages may be made
--- ready at once. Needs now_ms, post and make_ready.
+-- `keys` has flow_prefix, outbox, letters, added, and where messages may be made ready at once what
+-- make_ready wants. Needs now_ms, post and make_ready.
 local SENT_AT_ONCE = 50
 local SENT_A_LETTER = 100
 local KEPT_MS = { completed = 86400000, failed = 604800000, cancelled = 604800000, timed_out = 604800000 }
@@ -12,6 +12,15 @@ local PARTS = { "", ":messages", ":ended", ":results", ":failed", ":undo", ":ove
 
 local function part(keys, flow, name)
   return keys.flow_prefix .. flow .. name
+end
+
+-- Flow, step and message of a place whose flow lies in this slot; false for another, and for none.
+local function place_here(keys, place)
+  if not place or string.sub(place, 1, #keys.flow_prefix) ~= keys.flow_prefix then
+    return false
+  end
+  local flow, number, message = string.match(string.sub(place, #keys.flow_prefix + 1), "^(.*)/(%d+)/(%d+)$")
+  return flow, tonumber(number), tonumber(message)
 end
 
 local function step_of(keys, flow, number)
@@ -34,7 +43,7 @@ local function send(keys, flow, first, count, again)
         message[7][2] = message[3]
         packed = cmsgpack.pack(message)
       end
-      if message[2] == "" and message[5] == 0 and keys.ready and keys.ready(message[4]) then
+      if message[2] == "" and message[5] == 0 and keys.ready then
         keys.added = keys.added + make_ready(keys, message)
       else
         local parcel = parcels[message[2]] or {}

@@ -1,11 +1,29 @@
 -- Make a flow's message ready in this queue; one that is known is passed over. Returns how many it made.
--- `message` is {its place in the flow, queue, id, level, delay, recorded, {field, value, ...}}.
-local function make_ready(keys, message)
-  local record = keys.job_prefix .. message[3]
+-- `message` is {its place in the flow, queue, id, level, delay, recorded, {field, value, ...}}; with
+-- `due`, unix ms, it is put aside until then instead. `keys` has job_prefix, events and ready, which
+-- gives a level's stream and the level itself, or scheduled and messages. Needs tell and field.
+local function make_ready(keys, message, due)
+  local record, id, fields, entry = keys.job_prefix .. message[3], message[3], message[7], ""
   if redis.call("HSETNX", record, "token", "flow") == 0 then
     return 0
   end
   redis.call("HSET", record, "flow", message[1])
-  redis.call("XADD", keys.ready(message[4]), "*", unpack(message[7]))
+  local actor = field(fields, "actor")
+  if due then
+    if message[4] > 0 then
+      fields[#fields + 1] = "level"
+      fields[#fields + 1] = tostring(message[4])
+    end
+    redis.call("HSET", keys.messages, id, cmsgpack.pack(fields))
+    redis.call("ZADD", keys.scheduled, due, id)
+    redis.call("HSET", record, "due", string.format("%d", due))
+  else
+    local stream, level = keys.ready(message[4])
+    entry = level .. ":" .. redis.call("XADD", stream, "*", unpack(fields))
+  end
+  if message[6] then
+    redis.call("HSET", record, "entry", entry)
+    tell(keys.events, due and "scheduled" or "queued", id, actor)
+  end
   return 1
 end

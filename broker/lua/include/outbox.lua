@@ -4,3 +4,10 @@ local function post(keys, kind, to, body)
   local id = redis.call("XADD", keys.outbox, "*", "kind", kind, "to", to, "body", body)
   keys.letters[#keys.letters + 1] = { id, kind, to, body }
 end
+
+-- Tell a flow of the end of its message. `place` is false for a message of none.
+local function tell_flow(keys, place, state, result, error)
+  if place then
+    post(keys, "end", place, cmsgpack.pack({ state, result, error }))
+  end
+end

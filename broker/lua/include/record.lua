@@ -33,11 +33,12 @@ end
 -- `keys` has dedup, job_prefix, events and recent, the index of the state; `facts` is a flat list
 -- of fields for the record, or false when no record is kept. Then, and for a message that was
 -- enqueued without one (no `entry`), what stays says for a while that the id is not new.
+-- Returns the message's place in a flow when this was the last copy and it has one.
 local function finish(keys, id, state, now, facts, reason, error)
   local record = keys.job_prefix .. id
-  local prior = redis.call("HMGET", record, "token", "others", "dedup", "entry")
+  local prior = redis.call("HMGET", record, "token", "others", "dedup", "entry", "flow")
   if drop_copy(record, prior[2]) then
-    return
+    return false
   end
   -- An entry of another language had no record: the token says that this one is not new.
   local token = prior[1] or ""
@@ -54,4 +55,5 @@ local function finish(keys, id, state, now, facts, reason, error)
     redis.call("PEXPIRE", record, IDEMPOTENCY_MS)
   end
   release_deduplication(keys.dedup, prior[3] or "", id)
+  return prior[5]
 end

@@ -1,0 +1,93 @@
+"""Gives the steps of flows what they take, and keeps what they return for those that follow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from dramatiq.errors import BrokerConnectionError
+from dramatiq.middleware import Middleware, SkipMessage
+
+from broker import StreamsBroker, entry
+from broker.delivery import Delivery
+from broker.errors import HeadraceError, Refused
+from broker.flow_step import OPTION, FlowStep, argument, outcome
+from broker.outbox import Place
+from broker.outcome import Cancel, Release
+
+
+class UnusableResult(HeadraceError, ValueError):
+    """A step's result can't be handed on; the step is buried."""
+
+    def __init__(self, actor: str, why: str) -> None:
+        super().__init__(f"result of actor {actor!r}: {why}")
+
+
+class Flows(Middleware):
+    """Needed on every broker that runs flows, above what looks at arguments.
+
+    A step of a flow that has stopped does not run. A result that JSON can't represent, or that
+    is too large, buries its step: nothing goes on without it.
+    """
+
+    def before_process_message(self, broker: StreamsBroker, message: Delivery) -> None:  # type: ignore[override]  # made for no other
+        if OPTION not in message.options:
+            return
+        step, place = _read(broker, message)
+        try:
+            begun = broker.flows.begin(place, "running" if step.kind == "step" else "", step.spans)
+            found = broker.flows.find(place.home, place.flow_id) if step.outcome else None
+        except BrokerConnectionError as error:
+            message.outcome = Release()  # it has not run: not an attempt
+            raise SkipMessage(f"the flow can't be reached: {error}") from error
+        if not begun.state:
+            raise Refused("expired", f"flow {place.flow_id!r} is forgotten")
+        if begun.ms_left is not None:
+            broker.expect_end_of_flow(place.home, begun.ms_left)
+        if step.kind == "step" and begun.state != "running":
+            message.outcome = Cancel()
+            raise SkipMessage(f"flow {place.flow_id!r} is {begun.state}")
+        if found is not None:
+            given = msgspec.to_builtins(outcome(place.flow_id, found))
+            message.args = (*message.args, given)
+        elif step.takes:
+            results = [None if each is None else entry.load_json(each) for each in begun.results]
+            # It hides the message's own, which is what a retry or a burial keeps.
+            message.args = (*message.args, argument(step, results))
+
+    def after_process_message(  # type: ignore[override]  # made for no other
+        self,
+        broker: StreamsBroker,
+        message: Delivery,
+        *,
+        result: Any = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        if OPTION not in message.options:
+            return
+        if exception is not None or message.failed or result is None:
+            return
+        try:
+            message.result = _encode(broker, message, result)
+        except UnusableResult as error:  # raised here it would be swallowed, and the flow go on
+            message.fail()
+            message.stuff_exception(error)
+
+
+def _read(broker: StreamsBroker, message: Delivery) -> tuple[FlowStep, Place]:
+    try:
+        step = msgspec.convert(message.options[OPTION], FlowStep)
+        return step, Place.parse(broker.namespace, step.at)
+    except ValueError as error:
+        raise Refused("invalid", f"option {OPTION!r}: {error}") from error
+
+
+def _encode(broker: StreamsBroker, message: Delivery, result: Any) -> bytes:
+    try:
+        encoded = entry.dump_json(result)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UnusableResult(message.actor_name, f"must be JSON: {error}") from error
+    size, limit = len(encoded), broker.max_message_bytes
+    if size > limit:
+        raise UnusableResult(message.actor_name, f"{size} bytes encoded, the limit is {limit}")
+    return encoded
