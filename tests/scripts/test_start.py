@@ -261,6 +261,8 @@ def test_a_job_without_an_id_is_parked_as_well(jobs: Jobs) -> None:
     (handed,) = scripts.take()
     assert jobs.start(handed, BY_RATE).turn is Turn.PARKED
     assert scripts.fetch().due_in_ms is not None
+    records = scripts.client.keys(scripts.keys.job_prefix + "*")
+    assert records == [(scripts.keys.job_prefix + "a").encode()]
 
 
 # -- a key that is held

@@ -1,6 +1,7 @@
 -- Put an entry aside as it is until `due`, unix ms; no attempt is used up. The caller has checked the fence.
 -- `keys` has scheduled, messages, ready, job_prefix and events. Needs drop_copy, tell and field.
--- Returns whether `due` is now the earliest.
+-- A message without an id is kept under the entry's, and leaves no record. Returns whether `due` is
+-- now the earliest.
 local function park(keys, level, entry, deliveries, id, due)
   local found = redis.call("XRANGE", keys.ready, entry, entry)[1]
   if not found then  -- deleted by hand: nothing left to run
@@ -8,7 +9,7 @@ local function park(keys, level, entry, deliveries, id, due)
     return false
   end
   local fields, record = found[2], keys.job_prefix .. id
-  local actor = field(fields, "actor")
+  local actor, named = field(fields, "actor"), field(fields, "id") == id
   if level > 0 then
     fields[#fields + 1] = "level"
     fields[#fields + 1] = tostring(level)
@@ -19,11 +20,11 @@ local function park(keys, level, entry, deliveries, id, due)
     drop_copy(record, redis.call("HGET", record, "others"))
   end
   local prior = redis.call("HMGET", record, "token", "entry")
-  if prior[2] or not prior[1] then  -- another language's message has no record yet
+  if named and (prior[2] or not prior[1]) then  -- another language's message has no record yet
     redis.call("HSET", record, "token", prior[1] or "", "entry", "", "due", string.format("%.0f", due))
     tell(keys.events, "scheduled", id, actor)
   end
-  if deliveries > 1 then  -- what kills its worker must not begin anew each time it is parked
+  if named and deliveries > 1 then  -- what kills its worker must not begin anew each time it is parked
     redis.call("HINCRBY", record, "unsettled", deliveries - 1)
   end
   redis.call("XACK", keys.ready, "workers", entry)
