@@ -195,6 +195,7 @@ def test_retries_keep_it_sealed_and_redrive_runs_it_again(
     shown = broker.codec.revealed(QUEUE, died)
     assert shown.message is not None
     assert shown.message.args == (SECRET,)
+    assert SECRET in shown.error
     assert SECRET in shown.traceback
     assert [SECRET in attempt.error for attempt in shown.attempts] == [True, True]
     assert leaks(client, broker.namespace) == []
