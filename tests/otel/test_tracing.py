@@ -15,6 +15,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from broker import Rate, RateLimited, StreamsBroker
 from broker.embedded import EmbeddedValkey
+from middleware.encryption import Encryption
+from middleware.keyring import Key, KeyRing
 from middleware.rate_limits import RateLimits
 from otel.tracing import Tracing
 from tests.conftest import NewBroker, StartWorker
@@ -190,10 +192,13 @@ def test_a_failure_is_an_error_and_a_retry_links_to_the_attempt_before(
     assert len(received.spans("send mail")) == 1
 
 
+@pytest.mark.parametrize("encrypted", [False, True], ids=["by a setting", "of encrypted jobs"])
 def test_texts_of_exceptions_can_be_left_out(
-    traced: Traced, received: Received, start_worker: StartWorker
+    traced: Traced, received: Received, start_worker: StartWorker, encrypted: bool
 ) -> None:
-    broker = traced(exception_texts=False)
+    broker = traced(exception_texts=encrypted)
+    if encrypted:
+        broker.add_middleware(Encryption(KeyRing([Key("k1", bytes(32))], "k1"), default=True))
 
     @dramatiq.actor(queue_name="mail")
     def greet() -> None:
