@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,8 +30,6 @@ class WorkerProcess:
     def __init__(self, task: worker.Task) -> None:
         self._task = task
         self._process: subprocess.Popen[bytes] | None = None
-        #: A file, as in production: some middleware logs every job.
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
@@ -41,7 +38,6 @@ class WorkerProcess:
             env=dict(self._task.peer.environment()),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._log,
         )
         return self
 
@@ -54,7 +50,6 @@ class WorkerProcess:
         process = self._running()
         process.kill()
         process.communicate()
-        self._log.close()
 
     def wait_ready(self) -> None:
         """Return when it has imported and built everything."""
@@ -83,16 +78,11 @@ class WorkerProcess:
         with _killed_after(process, PATIENCE_S):
             line = process.stdout.readline()
         if not line:
-            name = self._task.peer.name
-            raise MeasurementFailed(f"the worker with {name} has ended: {self._last_words()}")
+            raise MeasurementFailed(f"the worker with {self._task.peer.name} has ended")
         report: Report = msgspec.json.decode(line, type=Report)
         if not isinstance(report, kind):
             raise MeasurementFailed(f"expected {kind.__name__}, got {report!r}")
         return report
-
-    def _last_words(self) -> str:
-        self._log.seek(0)
-        return self._log.read()[-2_000:].decode("utf-8", "replace")
 
     def _write(self, line: bytes) -> None:
         stdin = self._running().stdin

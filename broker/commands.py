@@ -415,6 +415,11 @@ class Commands:
         reply: bytes = self._run("cancel", keys, message_id, cancel_channel(self._namespace))
         return reply.decode()
 
+    def promote(self, queue: str, message_id: str) -> bool:
+        """Let a scheduled message run now; False if it is not scheduled."""
+        k = self.keys(queue)
+        return bool(self._run("promote", (k.scheduled, k.job_prefix, k.wake), message_id))
+
     def progress(
         self, queue: str, lease: Lease, message_id: str, progress: float, note: str
     ) -> bool:
@@ -638,6 +643,14 @@ class Commands:
         concurrency, rate = ("" if bound is None else str(bound) for bound in bounds)
         return bool(self._run("limit", (k.control, k.wake), concurrency, rate, limit.per_ms))
 
+    def limit_of(self, queue: str) -> QueueLimit:
+        """The queue's bounds as they are now."""
+        names = ("global_concurrency", "rate", "rate_period")
+        with translated():
+            found = self.client.execute_command("HMGET", self.keys(queue).control, *names)
+        concurrency, rate, per_ms = (None if value is None else int(value) for value in found)
+        return QueueLimit(concurrency, rate, 1_000 if per_ms is None else per_ms)
+
     def start(
         self, queue: str, lease: Lease, message_id: str, limits: KeyLimits, slot_lease_ms: int
     ) -> Start:
@@ -789,12 +802,7 @@ def _pack_settlement(s: Settlement) -> bytes:
     lease = s.lease
     common = (
         *(lease.level, lease.entry_id, lease.count, lease.consumer),
-        *(
-            s.message_id,
-            s.deduplication_key,
-            False if s.facts is None else entry.packed(s.facts),
-            s.error,
-        ),
+        *(s.message_id, s.deduplication_key, s.facts or False, s.error),
     )
     match s.outcome:
         case Done(result):

@@ -115,7 +115,6 @@ class DeadLetter:
         return dataclasses.replace(
             self,
             message=message,
-            error=trail.error or self.error,
             traceback=trail.traceback,
             attempts=sorted(attempts, key=_ended),
         )
@@ -253,6 +252,10 @@ class DeadLetters:
             ids = self._client.zrevrange(k.dead, offset, offset + limit - 1)
         return self._letters(name, [id.decode("utf-8", "surrogateescape") for id in ids])
 
+    def letter(self, name: str, id: str) -> DeadLetter | None:
+        """The dead letter of this id; None when it is gone."""
+        return next(iter(self._letters(name, [id])), None)
+
     def dead_page(
         self, name: str, where: DeadFilter = ANY, *, after: str | None = None, limit: int = 50
     ) -> DeadPage:
@@ -312,15 +315,24 @@ class DeadLetters:
         Raises:
           InvalidOption: ``per_second`` is no positive integer.
         """
+        return sum(self.redriving(name, ids, where=where, per_second=per_second))
+
+    def redriving(
+        self,
+        name: str,
+        ids: Iterable[str] | None = None,
+        *,
+        where: DeadFilter = ANY,
+        per_second: int | None = None,
+    ) -> Iterator[int]:
+        """As :meth:`redrive`, a step at a time: how many moved in each. Stop where you like."""
         pace = Pace(per_second)
         heads = self._heads(name, where) if ids is None else self._named(name, list(ids))
-        moved = 0
         for batch in heads:
             for start in range(0, len(batch), pace.batch):
                 some = batch[start : start + pace.batch]
                 pace.wait(len(some))
-                moved += self._redrive(name, some)
-        return moved
+                yield self._redrive(name, some)
 
     def _heads(self, name: str, where: DeadFilter) -> Iterator[list[LetterHead]]:
         """Batches of the letters wanted that are dead now, oldest first."""
@@ -364,12 +376,14 @@ class DeadLetters:
 
     def purge_dead(self, name: str, *, older_than_ms: int = 0) -> int:
         """Drop dead letters of at least this age; returns how many."""
-        total = 0
-        while True:
+        return sum(self.purging_dead(name, older_than_ms=older_than_ms))
+
+    def purging_dead(self, name: str, *, older_than_ms: int = 0) -> Iterator[int]:
+        """As :meth:`purge_dead`, a step at a time: how many went in each."""
+        dropped = _BATCH
+        while dropped == _BATCH:
             dropped = self._commands.sweep(name, older_than_ms, None, _BATCH)
-            total += dropped
-            if dropped < _BATCH:
-                return total
+            yield dropped
 
 
 def _cursor(position: LetterPosition | None) -> str | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Final
 
@@ -73,6 +75,49 @@ class Events:
         if not group:
             raise InvalidOption("group", group, "must be a non-empty string")
         return Subscription(self._commands, queue, group, start)
+
+    def follow(self, queues: Iterable[str], *, start: str | None = None) -> Iterator[Event]:
+        """All events of these queues, as they come, for whoever looks on; it blocks between them.
+
+        Args:
+          start: an event's id, to begin after that; ``0-0`` with all that is there; None now.
+
+        Raises:
+          BrokerConnectionError: the server is away.
+        """
+        arrived: SimpleQueue[list[Event] | Exception] = SimpleQueue()
+        stopping = threading.Event()
+        for queue in queues:
+            after = newest_event(self._commands, queue) if start is None else start
+            threading.Thread(
+                target=self._relay, args=(queue, after, arrived, stopping), daemon=True
+            ).start()
+        try:
+            while True:
+                events = arrived.get()
+                if isinstance(events, Exception):
+                    raise events
+                yield from events
+        finally:
+            stopping.set()
+
+    def _relay(
+        self,
+        queue: str,
+        after: str,
+        arrived: SimpleQueue[list[Event] | Exception],
+        stopping: threading.Event,
+    ) -> None:
+        # A thread a queue: on a cluster no read covers two of them.
+        try:
+            with reading(self._commands, queue) as read:
+                while not stopping.is_set():
+                    events = read(after, _BLOCK_MS)
+                    if events:
+                        after = events[-1].id
+                        arrived.put(events)
+        except Exception as error:  # raised by the iterator, in its caller
+            arrived.put(error)
 
 
 class Subscription:

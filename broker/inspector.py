@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import redis
+from collections.abc import Iterator
 
-from broker import entry, server
+from broker import server
 from broker.commands import Commands, QueueInfo
 from broker.dead_letters import DeadLetters
-from broker.direct import pipeline
 from broker.errors import translated
-from broker.intake import Intake
-from broker.intake_commands import IntakeCommands
-from broker.keys import GROUP, RELEASED, queues_key
+from broker.keys import queues_key
 from broker.limits import QueueLimit
 from broker.schedules import Schedules
 from broker.server import ServerMemory
+from broker.traffic import QueueTraffic, traffic
+from broker.workers import Sight, WorkerInfo, gathered, sights
 
 _BATCH = 200
 _TRIMMED_PER_CALL = 10_000
@@ -26,8 +25,6 @@ class Inspector(DeadLetters):
     def __init__(self, commands: Commands, namespace: str, schedules: Schedules) -> None:
         super().__init__(commands)
         self._namespace = namespace
-        #: Streams of events: how far the intake is behind, and what it could not take.
-        self.intake = Intake(IntakeCommands(commands.client, namespace, commands.keys))
         #: What fires by the clock: list, add, remove, pause, resume, run now.
         self.schedules = schedules
 
@@ -51,20 +48,14 @@ class Inspector(DeadLetters):
 
         Those that vanished are known to it until a worker reaps them.
         """
-        k = self._commands.keys(name)
-        streams = (*k.ready, k.wake)
-        commands = [("XINFO", "CONSUMERS", stream, GROUP) for stream in streams]
-        live: set[bytes] = set()
-        with translated():
-            for reply in pipeline(self._client, k.wake, *commands):
-                if isinstance(reply, redis.ResponseError):  # no such stream, or no group yet
-                    continue
-                if isinstance(reply, Exception):
-                    raise reply
-                rows = (entry.to_mapping(row) if isinstance(row, list) else row for row in reply)
-                live.update(row[b"name"] for row in rows if int(row[b"idle"]) < within_ms)
-        live.discard(RELEASED)
-        return {name.decode() for name in live}
+        return {sight.consumer for sight in self._sights(name) if sight.idle_ms < within_ms}
+
+    def workers(self) -> list[WorkerInfo]:
+        """Every worker process that the server knows of, the one heard of last first."""
+        return gathered(sight for name in self.queues() for sight in self._sights(name))
+
+    def _sights(self, name: str) -> list[Sight]:
+        return sights(self._client, self._commands.keys(name))
 
     def servers(self) -> list[ServerMemory]:
         """The memory of the server; of a cluster, of each node that answers."""
@@ -81,10 +72,12 @@ class Inspector(DeadLetters):
 
     def purge(self, name: str) -> int:
         """Drop what is ready, scheduled or in flight; returns how many messages."""
-        total = 0
+        return sum(self.purging(name))
+
+    def purging(self, name: str) -> Iterator[int]:
+        """As :meth:`purge`, a step at a time: how many messages went in each."""
         while dropped := self._commands.purge(name, _BATCH):
-            total += dropped
-        return total
+            yield dropped
 
     def trim_events(self, name: str, max_length: int) -> int:
         """Shorten the stream of events to about this many; returns how many went."""
@@ -99,6 +92,14 @@ class Inspector(DeadLetters):
         It holds until somebody sets another, a worker that starts with other settings included.
         """
         return self._commands.limit(name, limit)
+
+    def limit_of(self, name: str) -> QueueLimit:
+        """The bounds that hold for a queue now."""
+        return self._commands.limit_of(name)
+
+    def traffic(self, name: str) -> QueueTraffic:
+        """How many entries have come into a queue's streams and have left them, ever."""
+        return traffic(self._client, self._commands.keys(name).ready)
 
     def pause(self, name: str) -> bool:
         """Start no more jobs of this queue; enqueueing goes on."""

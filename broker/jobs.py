@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
+import redis
 from dramatiq.message import Message
 
 from broker import entry
@@ -224,6 +225,14 @@ class Jobs:
             self._commands.cancel(queue, _id(job)) in ("cancelled", "requested") for queue in queues
         )
 
+    def promote(self, job: str | Message[Any]) -> bool:
+        """Let a job that waits for its time, or for its next attempt, run now.
+
+        False if it is not scheduled.
+        """
+        queues = [job.queue_name] if isinstance(job, Message) else self._queues()
+        return any(self._commands.promote(queue, _id(job)) for queue in queues)
+
 
 def _messages(jobs: Iterable[str | Message[Any]]) -> list[Message[Any]]:
     return [job for job in jobs if isinstance(job, Message)]
@@ -306,7 +315,12 @@ class _Listing:
         return [(entry_id, _message_id(fields)) for entry_id, fields in entries]
 
     def _in_flight(self, stream: str, start: str, limit: int) -> list[tuple[bytes, str | None]]:
-        pending = self._client.xpending_range(stream, GROUP, start, "+", limit)
+        try:
+            pending = self._client.xpending_range(stream, GROUP, start, "+", limit)
+        except redis.ResponseError as error:
+            if not str(error).startswith("NOGROUP"):  # no worker has looked at this level yet
+                raise
+            return []
         ids = [row["message_id"] for row in pending]
         pipe = self._client.pipeline(transaction=False)
         for entry_id in ids:

@@ -65,9 +65,8 @@ class Replayed(NotOpened):
     reason = "replayed"
 
 
-#: What was sealed: a message's content, a job's result, how its dead letter came about, what a
-#: flow keeps of a step for those that follow.
-Purpose: TypeAlias = Literal["message", "result", "trail", "flow"]
+#: What was sealed: a message's content, a job's result, how its dead letter came about.
+Purpose: TypeAlias = Literal["message", "result", "trail"]
 
 
 @dataclass(frozen=True, slots=True)

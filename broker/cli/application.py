@@ -1,0 +1,88 @@
+"""Which broker a command works with; made when it is first asked for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from functools import cached_property
+from typing import Final
+
+import typer
+from dramatiq import Actor
+
+from broker.broker import StreamsBroker
+from broker.errors import SettingsError
+from broker.settings import Settings
+
+DEFAULT_APPLICATION: Final = "actors"
+
+
+class Application:
+    """The broker that the settings describe, or that of an application's module.
+
+    Most commands need neither actors nor keys: without ``--app`` they work with the settings
+    alone, also where the application is not installed.
+    """
+
+    def __init__(self, module: str | None) -> None:
+        self._module = module
+
+    @cached_property
+    def settings(self) -> Settings:
+        return Settings.load()
+
+    @cached_property
+    def broker(self) -> StreamsBroker:
+        """
+        Raises:
+          SettingsError: a setting or ``--app`` is wrong.
+        """
+        if self._module is not None:
+            return self.with_actors
+        return StreamsBroker(
+            url=self.settings.redis_url,
+            namespace=self.settings.queue_prefix,
+            middleware=[],
+            max_message_bytes=self.settings.max_message_bytes,
+        )
+
+    @cached_property
+    def with_actors(self) -> StreamsBroker:
+        """The application's broker, with its actors and middleware.
+
+        Raises:
+          SettingsError: ``--app`` names no module with a StreamsBroker.
+        """
+        name = DEFAULT_APPLICATION if self._module is None else self._module
+        module, _, attribute = name.partition(":")
+        sys.path.insert(0, "")  # as dramatiq's own command line finds modules
+        try:
+            found = getattr(importlib.import_module(module), attribute or "broker", None)
+        except ModuleNotFoundError as error:
+            raise SettingsError("--app", name, f"can't be imported ({error})") from error
+        if not isinstance(found, StreamsBroker):
+            raise SettingsError("--app", name, "must be a module with a StreamsBroker `broker`")
+        return found
+
+    def actor(self, name: str) -> Actor[..., object]:
+        """
+        Raises:
+          SettingsError: the application has no actor of this name.
+        """
+        found = self.with_actors.actors.get(name)
+        if found is None:
+            known = ", ".join(sorted(self.with_actors.actors)) or "none"
+            raise SettingsError("actor", name, f"must be one of the application's: {known}")
+        return found
+
+
+def application(ctx: typer.Context) -> Application:
+    """What the root command has made for the command that runs."""
+    found = ctx.obj
+    if not isinstance(found, Application):
+        raise TypeError("a command of headrace is run by headrace only")
+    return found
+
+
+def broker_of(ctx: typer.Context) -> StreamsBroker:
+    return application(ctx).broker
