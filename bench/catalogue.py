@@ -11,11 +11,14 @@ from bench.figure import Figure
 from bench.idle import idle
 from bench.latency import latency, schedule
 from bench.memory import memory
+from bench.middleware import middleware, records
 from bench.run import Run
 
 MEASUREMENTS: Mapping[str, Callable[[Run], list[Figure]]] = {
     "drain": drain,
     "processes": processes,
+    "records": records,
+    "middleware": middleware,
     "enqueue": enqueue,
     "latency": latency,
     "schedule": schedule,

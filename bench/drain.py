@@ -37,7 +37,7 @@ def drain(run: Run) -> list[Figure]:
             floor.append(_read_bare_stream(run))
             run.say(f"{BARE}: {floor[-1]:,.0f} entries/s")
             continue
-        done[peer].append(_drain(run, peer, processes=1, known=True))
+        done[peer].append(drained(run, peer, processes=1, known=True))
         run.say(f"{peer.name}, {peer.middleware} middleware: {done[peer][-1].jobs_s:,.0f} jobs/s")
     ours, stock, tuned, stub, ours_none, stock_none, stub_none = (
         _typical(done[peer]) for peer in (*cases, *bare)
@@ -60,14 +60,14 @@ def processes(run: Run) -> list[Figure]:
     """Two worker processes of ours against one, on the cores that the server shares."""
     done: dict[int, list[Drain]] = defaultdict(list)
     for count in run.in_turns([1, 2]):
-        done[count].append(_drain(run, HEADRACE, processes=count, known=False))
+        done[count].append(drained(run, HEADRACE, processes=count, known=False))
         run.say(f"processes {count}: {done[count][-1].jobs_s:,.0f} jobs/s")
     one, two = _typical(done[1]).jobs_s, _typical(done[2]).jobs_s
     title = "drain by two processes"
     return [jobs_a_second("drain-two-processes", title, two, one, "Headrace, one process", 1.4)]
 
 
-def _drain(run: Run, peer: Peer, *, processes: int, known: bool) -> Drain:
+def drained(run: Run, peer: Peer, *, processes: int, known: bool) -> Drain:
     """Fill a queue, then time its workers; `known`: the one process runs all the jobs."""
     namespace, jobs = run.namespace(), run.size.jobs
     in_memory = peer.broker == "stub"

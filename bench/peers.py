@@ -12,6 +12,7 @@ from dramatiq import Actor
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
 
+from bench.stacks import Stack, build
 from broker import StreamsBroker
 
 QUEUE = "bench"
@@ -26,14 +27,15 @@ class Peer(msgspec.Struct, frozen=True):
 
     name: str
     broker: Literal["streams", "redis", "stub"]
-    middleware: Literal["default", "none"] = "default"
+    middleware: Stack = "default"
     #: Jobs a worker takes ahead; None: Dramatiq's default, two a thread.
     prefetch: int | None = None
+    #: Whether the jobs have records; only Headrace can leave them out.
+    records: bool = True
 
     def build(self, url: str, namespace: str) -> AnyBroker:
         """The broker; connects when it is first used."""
-        # An empty list is none; None is Dramatiq's default list.
-        options: dict[str, Any] = {"middleware": [] if self.middleware == "none" else None}
+        options: dict[str, Any] = {"middleware": build(self.middleware)}
         if self.broker == "stub":
             return StubBroker(**options)
         kind = StreamsBroker if self.broker == "streams" else RedisBroker
@@ -48,7 +50,20 @@ class Peer(msgspec.Struct, frozen=True):
 
     def without_middleware(self) -> Peer:
         """The same with an empty middleware list."""
-        return msgspec.structs.replace(self, middleware="none")
+        return self.with_middleware("none")
+
+    def with_middleware(self, name: Stack) -> Peer:
+        """The same with another list."""
+        return msgspec.structs.replace(self, middleware=name)
+
+    def without_records(self) -> Peer:
+        """The same, keeping no records of jobs."""
+        return msgspec.structs.replace(self, records=False)
+
+    @property
+    def actor_options(self) -> dict[str, Any]:
+        """Options of its actors; RedisBroker refuses those that it does not know."""
+        return {} if self.records else {"records": False}
 
 
 HEADRACE = Peer("Headrace", "streams")
@@ -57,10 +72,10 @@ TUNED = Peer("RedisBroker, prefetch 500", "redis", prefetch=500)
 STUB = Peer("ceiling: StubBroker, in memory", "stub")
 
 
-def declare_noop(broker: AnyBroker) -> Actor[..., None]:
+def declare_noop(broker: AnyBroker, peer: Peer) -> Actor[..., None]:
     """The actor that producers send; they never run it."""
 
-    @dramatiq.actor(broker=broker, queue_name=QUEUE)
+    @dramatiq.actor(broker=broker, queue_name=QUEUE, **peer.actor_options)
     def noop(*_arguments: object) -> None:
         pass
 

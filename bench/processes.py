@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ class WorkerProcess:
     def __init__(self, task: worker.Task) -> None:
         self._task = task
         self._process: subprocess.Popen[bytes] | None = None
+        #: A file, as in production: some middleware logs every job.
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
@@ -38,6 +41,7 @@ class WorkerProcess:
             env=dict(self._task.peer.environment()),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self._log,
         )
         return self
 
@@ -50,6 +54,7 @@ class WorkerProcess:
         process = self._running()
         process.kill()
         process.communicate()
+        self._log.close()
 
     def wait_ready(self) -> None:
         """Return when it has imported and built everything."""
@@ -78,11 +83,16 @@ class WorkerProcess:
         with _killed_after(process, PATIENCE_S):
             line = process.stdout.readline()
         if not line:
-            raise MeasurementFailed(f"the worker with {self._task.peer.name} has ended")
+            name = self._task.peer.name
+            raise MeasurementFailed(f"the worker with {name} has ended: {self._last_words()}")
         report: Report = msgspec.json.decode(line, type=Report)
         if not isinstance(report, kind):
             raise MeasurementFailed(f"expected {kind.__name__}, got {report!r}")
         return report
+
+    def _last_words(self) -> str:
+        self._log.seek(0)
+        return self._log.read()[-2_000:].decode("utf-8", "replace")
 
     def _write(self, line: bytes) -> None:
         stdin = self._running().stdin

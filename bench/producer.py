@@ -42,7 +42,7 @@ def run(task: Task) -> float:
     if task.how == "read":
         return stream.read(task.url, task.namespace, task.jobs)
     broker = task.peer.build(task.url, task.namespace)
-    noop = declare_noop(broker)
+    noop = declare_noop(broker, task.peer)
     noop.send(0)  # connects, loads scripts, notes the queue
     begin = time.perf_counter()
     if task.how == "one by one":

@@ -74,7 +74,7 @@ class Run:
     ) -> None:
         """Put jobs into a queue as fast as that broker can; each has one argument."""
         broker = peer.build(self.url, namespace)
-        noop = declare_noop(broker)
+        noop = declare_noop(broker, peer)
         if isinstance(broker, StreamsBroker):
             for first in range(0, jobs, 1_000):
                 numbers = range(first, min(first + 1_000, jobs))

@@ -86,10 +86,10 @@ def say(report: Report) -> None:
     os.write(1, msgspec.json.encode(report) + b"\n")
 
 
-def declare(broker: AnyBroker, counter: Counter) -> None:
+def declare(broker: AnyBroker, peer: Peer, counter: Counter) -> None:
     """The actors, as a worker has them."""
 
-    @dramatiq.actor(broker=broker, queue_name=QUEUE)
+    @dramatiq.actor(broker=broker, queue_name=QUEUE, **peer.actor_options)
     def noop(*_arguments: object) -> None:
         counter.count()
 
@@ -131,7 +131,7 @@ def main() -> None:
     task = msgspec.json.decode(sys.argv[1], type=Task)
     counter = Counter(task.jobs)
     broker = task.peer.build(task.url, task.namespace)
-    declare(broker, counter)
+    declare(broker, task.peer, counter)
     for number in range(task.fill):
         broker.get_actor("noop").send(number)
     say(Ready())

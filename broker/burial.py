@@ -23,7 +23,7 @@ def burial(delivery: Delivery, throws: Any) -> Bury:
     The trail of a sealed delivery is still to be sealed.
     """
     error = delivery.exception
-    told = error.__cause__ or error if isinstance(error, Refused) else error
+    told = _told(error)
     return Bury(
         reason=delivery.reason or _reason(error, throws),
         error="rejected by a middleware" if told is None else delivery.told(told),
@@ -37,6 +37,11 @@ def max_deliveries(doomed: Doomed) -> Bury:
     """The burial of a message that was delivered too often, as ``hand_back.lua`` does it."""
     error = f"delivered {doomed.lease.count} times and never settled: it may kill its worker"
     return Bury("max_deliveries", error, doomed.actor)
+
+
+def _told(error: BaseException | None) -> BaseException | None:
+    """Of a refusal its cause, which says what was wrong."""
+    return error.__cause__ or error if isinstance(error, Refused) else error
 
 
 def _reason(error: BaseException | None, throws: Any) -> Reason:
@@ -59,9 +64,11 @@ def _is_of_age_limit(error: BaseException) -> bool:
 
 def _trail(delivery: Delivery) -> Trail:
     error = delivery.exception
+    told = _told(error)
+    text = evidence.text(told) if told is not None and delivery.sealed else ""
     if error is None or isinstance(error, SkipMessage | ActorNotFound):  # it did not run
-        return Trail(attempts=evidence.attempts_of(delivery.options))
+        return Trail(attempts=evidence.attempts_of(delivery.options), error=text)
     attempts = evidence.with_attempt(
         delivery.options, error, delivery.lease.consumer, current_millis()
     )
-    return Trail(evidence.traceback_of(error), attempts)
+    return Trail(evidence.traceback_of(error), attempts, text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from dramatiq.encoder import PickleEncoder
 from dramatiq.errors import DecodeError
@@ -17,6 +17,7 @@ from broker.dead_letters import DeadLetter
 from broker.entry import Fields
 from broker.errors import InvalidOption, PickleRefused
 from broker.evidence import ATTEMPTS, Trail
+from broker.outbox import Place as FlowPlace
 from broker.sealing import (
     OPTION,
     READABLE_OPTIONS,
@@ -27,6 +28,9 @@ from broker.sealing import (
     Unauthenticated,
     Undecryptable,
 )
+
+# JSON begins with no such byte.
+_SEALED_RESULT: Final = b"\0"
 
 
 class Codec:
@@ -118,6 +122,33 @@ class Codec:
             raise SealingFailed(f"message {message.message_id!r}: nothing here can encrypt it")
         data = trail.encode() if isinstance(trail, str) else trail
         return self._sealer.seal(self._place_of(message, "trail"), data)
+
+    def keep_result(self, message: Message[Any], where: FlowPlace, body: bytes) -> bytes:
+        """A step's result as its flow keeps it: sealed when the step's message is.
+
+        Raises:
+          SealingFailed: it is to be sealed and can't be.
+        """
+        if self._sealer is None or not self._sealer.seals(message):
+            return body
+        place = self._place_in_flow(where.home, where.flow_id, where.number)
+        return _SEALED_RESULT + self._sealer.seal(place, body)
+
+    def read_result(self, home: str, flow_id: str, number: int, kept: bytes) -> bytes:
+        """The inverse of :meth:`keep_result`, by the number of the message in its flow.
+
+        Raises:
+          Undecryptable, Unauthenticated: it is not for us, or not genuine.
+        """
+        if not kept.startswith(_SEALED_RESULT):
+            return kept
+        if self._sealer is None:
+            raise Undecryptable("this process has no keys")
+        place = self._place_in_flow(home, flow_id, number)
+        return self._sealer.open(place, kept.removeprefix(_SEALED_RESULT))
+
+    def _place_in_flow(self, home: str, flow_id: str, number: int) -> Place:
+        return Place("flow", self._namespace, home, "", f"{flow_id}/{number}", 0)
 
     def resealed(
         self, queue_name: str, fields: Mapping[bytes, bytes], trail: bytes

@@ -802,7 +802,12 @@ def _pack_settlement(s: Settlement) -> bytes:
     lease = s.lease
     common = (
         *(lease.level, lease.entry_id, lease.count, lease.consumer),
-        *(s.message_id, s.deduplication_key, s.facts or False, s.error),
+        *(
+            s.message_id,
+            s.deduplication_key,
+            False if s.facts is None else entry.packed(s.facts),
+            s.error,
+        ),
     )
     match s.outcome:
         case Done(result):

@@ -115,6 +115,7 @@ class DeadLetter:
         return dataclasses.replace(
             self,
             message=message,
+            error=trail.error or self.error,
             traceback=trail.traceback,
             attempts=sorted(attempts, key=_ended),
         )

@@ -110,7 +110,6 @@ class InFlight:
         self._awaited_room = 0
         #: A consumer is there that may bring more.
         self._taking = False
-        self._awaited_end = False
 
     def begin_taking(self) -> None:
         """A consumer is there."""
@@ -118,7 +117,10 @@ class InFlight:
             self._taking = True
 
     def stop_taking(self) -> None:
-        """The consumer has seen that the broker drains: it brings nothing more."""
+        """The consumer has seen that the broker drains: it brings nothing more.
+
+        It says so again while it idles, which is when whoever waits for the end looks.
+        """
         with self._changed:
             self._taking = False
             self._changed.notify_all()
@@ -126,7 +128,6 @@ class InFlight:
     def wait_for_end(self) -> None:
         """Wait until nothing is held and nothing more can come."""
         with self._changed:
-            self._awaited_end = True
             self._changed.wait_for(lambda: not self._taking and not self._held)
 
     def limit(self, prefetch: int) -> int:
@@ -152,7 +153,7 @@ class InFlight:
             if self._held.get(delivery.lease) is not delivery:
                 return False
             del self._held[delivery.lease]
-            if self._awaited_room or self._awaited_end:
+            if self._awaited_room:
                 self._changed.notify_all()
             return True
 

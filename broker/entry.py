@@ -232,6 +232,11 @@ def pack_texts(parts: Sequence[Any]) -> bytes:
     return _msgpack(parts)
 
 
+def packed(texts: list[str]) -> msgspec.Raw:
+    """Texts as an array that goes into a larger one as it is: much quicker than one by one."""
+    return msgspec.Raw(_msgpack(texts))
+
+
 def _as_strings(value: Any) -> Any:
     if isinstance(value, bytes):
         return msgspec.Raw(_string_header(len(value)) + value)

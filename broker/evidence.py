@@ -45,11 +45,13 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True):
     error: str = ""
 
 
-class Trail(msgspec.Struct, frozen=True):
+class Trail(msgspec.Struct, frozen=True, omit_defaults=True):
     """How a job came to its end; the newest attempts, oldest first."""
 
     traceback: str = ""
     attempts: list[Attempt] = []
+    #: What may not stand beside it in clear: the error's text, of an encrypted job.
+    error: str = ""
 
 
 def attempts_of(options: Mapping[str, Any]) -> list[Attempt]:

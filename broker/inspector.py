@@ -8,6 +8,8 @@ from broker import server
 from broker.commands import Commands, QueueInfo
 from broker.dead_letters import DeadLetters
 from broker.errors import translated
+from broker.intake import Intake
+from broker.intake_commands import IntakeCommands
 from broker.keys import queues_key
 from broker.limits import QueueLimit
 from broker.schedules import Schedules
@@ -25,6 +27,8 @@ class Inspector(DeadLetters):
     def __init__(self, commands: Commands, namespace: str, schedules: Schedules) -> None:
         super().__init__(commands)
         self._namespace = namespace
+        #: Streams of events: how far the intake is behind, and what it could not take.
+        self.intake = Intake(IntakeCommands(commands.client, namespace, commands.keys))
         #: What fires by the clock: list, add, remove, pause, resume, run now.
         self.schedules = schedules
 

@@ -93,6 +93,10 @@ class QueueKeys:
     def schedules_state(self) -> str:
         return self._key("schedules:state")
 
+    def taken(self, source: str) -> str:
+        """Events of a source that have become messages here and are not acknowledged yet."""
+        return self._key(f"taken:{source}")
+
     @property
     def job_prefix(self) -> str:
         """A job's record is this prefix and the message id (scripts complete it)."""
@@ -125,6 +129,12 @@ def cancel_channel(namespace: str) -> str:
 def queues_key(namespace: str) -> str:
     """The registry of queue names."""
     return f"{{{namespace}}}:queues"
+
+
+def intake_keys(namespace: str) -> tuple[str, str, str, str]:
+    """Events that were set aside, by time and by name; how far each source and replay has come."""
+    prefix = f"{{{namespace}:intake}}"
+    return f"{prefix}:aside", f"{prefix}:aside:events", f"{prefix}:positions", f"{prefix}:replays"
 
 
 def notices_key(namespace: str) -> str:

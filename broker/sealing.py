@@ -65,8 +65,9 @@ class Replayed(NotOpened):
     reason = "replayed"
 
 
-#: What was sealed: a message's content, a job's result, how its dead letter came about.
-Purpose: TypeAlias = Literal["message", "result", "trail"]
+#: What was sealed: a message's content, a job's result, how its dead letter came about, what a
+#: flow keeps of a step for those that follow.
+Purpose: TypeAlias = Literal["message", "result", "trail", "flow"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from broker.errors import HeadraceError, Refused
 from broker.flow_step import OPTION, FlowStep, argument, outcome
 from broker.outbox import Place
 from broker.outcome import Cancel, Release
+from broker.sealing import NotOpened, SealingFailed
 
 
 class UnusableResult(HeadraceError, ValueError):
@@ -51,7 +52,7 @@ class Flows(Middleware):
             given = msgspec.to_builtins(outcome(place.flow_id, found))
             message.args = (*message.args, given)
         elif step.takes:
-            results = [None if each is None else entry.load_json(each) for each in begun.results]
+            results = _results(broker, step, place, begun.results)
             # It hides the message's own, which is what a retry or a burial keeps.
             message.args = (*message.args, argument(step, results))
 
@@ -68,8 +69,11 @@ class Flows(Middleware):
         if exception is not None or message.failed or result is None:
             return
         try:
-            message.result = _encode(broker, message, result)
-        except UnusableResult as error:  # raised here it would be swallowed, and the flow go on
+            encoded = _encode(broker, message, result)
+            _, place = _read(broker, message)
+            message.result = broker.codec.keep_result(message._message, place, encoded)
+        except (UnusableResult, SealingFailed) as error:
+            # Raised here it would be swallowed, and the flow go on.
             message.fail()
             message.stuff_exception(error)
 
@@ -80,6 +84,21 @@ def _read(broker: StreamsBroker, message: Delivery) -> tuple[FlowStep, Place]:
         return step, Place.parse(broker.namespace, step.at)
     except ValueError as error:
         raise Refused("invalid", f"option {OPTION!r}: {error}") from error
+
+
+def _results(
+    broker: StreamsBroker, step: FlowStep, place: Place, kept: list[bytes | None]
+) -> list[Any]:
+    numbers = [first + offset for first, count in step.spans for offset in range(count)]
+    try:
+        return [
+            None
+            if each is None
+            else entry.load_json(broker.codec.read_result(place.home, place.flow_id, number, each))
+            for number, each in zip(numbers, kept, strict=True)
+        ]
+    except NotOpened as error:
+        raise Refused(error.reason, f"flow {place.flow_id!r}, a step before: {error}") from error
 
 
 def _encode(broker: StreamsBroker, message: Delivery, result: Any) -> bytes:

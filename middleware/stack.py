@@ -25,6 +25,7 @@ from middleware.correlation import Correlation
 from middleware.encryption import Encryption
 from middleware.failure_notices import FailureNotices
 from middleware.flows import Flows
+from middleware.intake import EventIntake
 from middleware.logs import Logs
 from middleware.notice_channels import Channel
 from middleware.periodic import Periodic
@@ -55,6 +56,7 @@ def stack(settings: Settings, channels: Sequence[Channel] = ()) -> list[Middlewa
         *([notices] if channels else []),  # anywhere: it listens to settlements only
         Correlation(),  # early: everything later logs the id, and what it sends inherits it
         Periodic(),  # not about messages: its place is free
+        EventIntake(),  # so is that of this one
         CurrentMessage(),  # above all that may ask for the message; it is forgotten last but one
         Logs(settings.logging),  # above all that decides how a job ends; it writes that down
         AgeLimit(),  # before anything is spent on a message that is too old

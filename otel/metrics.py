@@ -20,6 +20,7 @@ from broker.outcome import Retry, Settled
 from otel import names
 from otel.ending import Ending, error_type
 from otel.gauges import QueueGauges
+from otel.labels import Labels
 from otel.tally import Tally
 from otel.utilization import Utilization
 from otel.wait import waited_s
@@ -131,7 +132,7 @@ class Metrics(Middleware):
         queue, error = messages[0].queue_name, _error(exception)
         attributes = _attributes("send", queue, None, error)
         self._operation_duration.record(time.perf_counter() - begin, attributes)
-        self._sent.add(*attributes.items(), count=len(messages))
+        self._sent.add(attributes, count=len(messages))
 
     # -- Runs -------------------------------------------------------------------------
 
@@ -172,7 +173,7 @@ class Metrics(Middleware):
             queue, actor = message.queue_name, message.actor_name
             self._wait_duration.record(waited_s(message), _queue_and_actor(queue, actor))
             if message.lease.count > 1:
-                self._redelivered.add(*_queue_and_actor(queue, actor).items())
+                self._redelivered.add(_queue_and_actor(queue, actor))
         self._utilization.began()
         self._thread.run_at = time.perf_counter()
 
@@ -199,9 +200,9 @@ class Metrics(Middleware):
             self._utilization.ended()
             seconds = time.perf_counter() - begin
             self._process_duration.record(seconds, _attributes("process", queue, actor, error))
-        self._consumed.add(*_consumed(queue, actor, ending, error))
+        self._consumed.add(_consumed(queue, actor, ending, error))
         if ending is Ending.PARKED:
-            self._parked.add(*_queue_and_actor(queue, actor).items())
+            self._parked.add(_queue_and_actor(queue, actor))
 
     # -- Settlements ------------------------------------------------------------------
 
@@ -219,9 +220,9 @@ class Metrics(Middleware):
         self._batch_size.record(len(settlements), attributes)
         for settlement, reply in zip(settlements, replies, strict=True):
             if reply is Settled.STALE:
-                self._stale.add(*attributes.items())
+                self._stale.add(attributes)
             elif reply is Settled.OK and isinstance(settlement.outcome, Retry):
-                self._retried.add(*attributes.items())
+                self._retried.add(attributes)
 
 
 def _error(exception: BaseException | None) -> str | None:
@@ -229,12 +230,12 @@ def _error(exception: BaseException | None) -> str | None:
 
 
 @lru_cache(maxsize=1_000)
-def _queue_and_actor(queue: str, actor: str) -> dict[str, str]:
-    return {names.SYSTEM: names.REDIS, names.DESTINATION: queue, names.ACTOR: actor}
+def _queue_and_actor(queue: str, actor: str) -> Labels:
+    return Labels({names.SYSTEM: names.REDIS, names.DESTINATION: queue, names.ACTOR: actor})
 
 
 @lru_cache(maxsize=1_000)
-def _attributes(operation: str, queue: str, actor: str | None, error: str | None) -> dict[str, str]:
+def _attributes(operation: str, queue: str, actor: str | None, error: str | None) -> Labels:
     found = {
         names.SYSTEM: names.REDIS,
         names.OPERATION_NAME: operation,
@@ -244,12 +245,9 @@ def _attributes(operation: str, queue: str, actor: str | None, error: str | None
         found[names.ACTOR] = actor
     if error is not None:
         found[names.ERROR_TYPE] = error
-    return found
+    return Labels(found)
 
 
 @lru_cache(maxsize=1_000)
-def _consumed(
-    queue: str, actor: str, ending: Ending, error: str | None
-) -> tuple[tuple[str, str], ...]:
-    found = {**_attributes("process", queue, actor, error), names.OUTCOME: ending.value}
-    return tuple(found.items())
+def _consumed(queue: str, actor: str, ending: Ending, error: str | None) -> Labels:
+    return Labels({**_attributes("process", queue, actor, error), names.OUTCOME: ending.value})

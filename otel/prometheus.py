@@ -5,16 +5,14 @@ from __future__ import annotations
 import errno
 
 from dramatiq.logging import get_logger
-from opentelemetry.exporter.prometheus import PrometheusMetricReader
-from opentelemetry.sdk.metrics.export import MetricReader
 from prometheus_client import CollectorRegistry, start_http_server
 
 from broker.errors import SettingsError
 from otel.settings import PrometheusSettings
 
 
-def serve(settings: PrometheusSettings) -> MetricReader:
-    """Open the endpoint; the reader behind it is for the process's meter provider.
+def serve(settings: PrometheusSettings) -> CollectorRegistry:
+    """Open the endpoint; it shows what is in the registry.
 
     Each process of a host needs a port of its own, since each has metrics of its own: it takes
     the first one that is free. The log says which.
@@ -34,6 +32,6 @@ def serve(settings: PrometheusSettings) -> MetricReader:
             raise SettingsError("telemetry.prometheus.host", settings.host, rule) from error
         where = f"{settings.host}:{port}"
         get_logger(__name__).info("Metrics for Prometheus at http://%s/metrics", where)
-        return PrometheusMetricReader(registry=registry)
+        return registry
     rule = f"no port from {settings.port} to {last - 1} is free"
     raise SettingsError("telemetry.prometheus.port", settings.port, rule)

@@ -23,6 +23,8 @@ Relation: TypeAlias = Literal["link", "parent", "parent_and_link"]
 
 _NOTHING: Final = Context()
 _W3C: Final = TraceContextTextMapPropagator()
+#: The flags that a sender writes: sampled is the first bit, random the second.
+_NOT_SAMPLED: Final = frozenset({"-00", "-02"})
 _CREATION: Final = {names.LINK: "creation"}
 _PREVIOUS: Final = {names.LINK: "previous_attempt"}
 
@@ -61,6 +63,15 @@ def inject(options: MutableMapping[str, Any], context: Context) -> None:
 def extract(options: Mapping[str, Any]) -> Context:
     """The context that a message carries; an empty one for none, or for one that is broken."""
     return propagate.extract(options, _NOTHING, _OPTIONS)
+
+
+def is_unsampled(options: Mapping[str, Any]) -> bool:
+    """Whether the sender has decided that nothing of this trace is kept.
+
+    Says False where it can't be said at a glance.
+    """
+    header = options.get("traceparent")
+    return isinstance(header, str) and header[:3] == "00-" and header[-3:] in _NOT_SAMPLED
 
 
 def remember_attempt(options: MutableMapping[str, Any], span: SpanContext) -> None:

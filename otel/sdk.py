@@ -21,7 +21,7 @@ from dramatiq.logging import get_logger
 from dramatiq.middleware import Middleware
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -31,6 +31,7 @@ from broker.errors import SettingsError
 from otel import names
 from otel.metrics import BUCKETS_TO_AN_HOUR
 from otel.prometheus import serve
+from otel.provider import Histograms, Periodic, Provider, Scraped
 from otel.settings import ExportSettings, TelemetrySettings
 
 #: How long the end of a process waits for what is not exported yet, in seconds.
@@ -78,7 +79,7 @@ class Sdk:
         resource = _resource(service)
         return cls(
             _set_up_traces(resource, export.traces) if settings.enabled else None,
-            _set_up_metrics(resource, settings, export.metrics)
+            _set_up_metrics(resource, settings, export)
             if settings.enabled and settings.metrics
             else None,
         )
@@ -142,20 +143,22 @@ def _set_up_traces(resource: Resource, exporters: Sequence[str]) -> TracerProvid
 
 
 def _set_up_metrics(
-    resource: Resource, settings: TelemetrySettings, exporters: Sequence[str]
+    resource: Resource, settings: TelemetrySettings, export: ExportSettings
 ) -> MeterProvider | None:
-    readers: list[MetricReader] = (
-        [] if settings.prometheus is None else [serve(settings.prometheus)]
-    )
-    for name in exporters:
-        exporter = _load("opentelemetry_metrics_exporter", "OTEL_METRICS_EXPORTER", name)
-        made = exporter()
-        readers.append(
-            made if isinstance(made, MetricReader) else PeriodicExportingMetricReader(made)
-        )
+    histograms = Histograms()
+    readers: list[MetricReader] = []
+    if settings.prometheus is not None:
+        readers.append(Scraped(serve(settings.prometheus), histograms))
+    for name in export.metrics:
+        made = _load("opentelemetry_metrics_exporter", "OTEL_METRICS_EXPORTER", name)()
+        readers.append(made if isinstance(made, MetricReader) else Periodic(made, histograms))
     if not readers:
         return None
-    provider = MeterProvider(readers, resource=resource, views=_VIEWS)
+    provider: MeterProvider
+    if export.sdks_histograms:
+        provider = MeterProvider(readers, resource=resource, views=_VIEWS)
+    else:
+        provider = Provider(readers, resource, histograms)
     metrics.set_meter_provider(provider)
     return provider
 

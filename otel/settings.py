@@ -17,6 +17,11 @@ AtLeastOne: TypeAlias = Annotated[int, Meta(ge=1)]
 Signal: TypeAlias = Literal["traces", "metrics"]
 
 _OTLP: Final = "otlp"
+_OF_HISTOGRAMS: Final = (
+    "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
+    "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
+    "OTEL_METRICS_EXEMPLAR_FILTER",
+)
 _PROTOCOLS: Final = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 
 
@@ -63,6 +68,8 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
     #: The exporters' names, as their packages register them.
     traces: tuple[str, ...]
     metrics: tuple[str, ...]
+    #: Something is said of histograms that only the SDK's own know: temporality, exemplars.
+    sdks_histograms: bool = False
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> ExportSettings:
@@ -74,7 +81,11 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
         environ = os.environ if environ is None else environ
         if (value_of(environ, "OTEL_SDK_DISABLED") or "").strip().lower() == "true":
             return cls(traces=(), metrics=())
-        return cls(traces=_exporters(environ, "traces"), metrics=_exporters(environ, "metrics"))
+        return cls(
+            traces=_exporters(environ, "traces"),
+            metrics=_exporters(environ, "metrics"),
+            sdks_histograms=any(value_of(environ, name) for name in _OF_HISTOGRAMS),
+        )
 
 
 def _exporters(environ: Mapping[str, str], signal: Signal) -> tuple[str, ...]:

@@ -87,11 +87,18 @@ def results(flow_id: str, step: str, *, broker: StreamsBroker | None = None) -> 
     Raises:
       FlowUnknown: there is no such flow.
       KeyError: it has no such step.
+      Undecryptable, Unauthenticated: they are encrypted, and this process can't open them.
     """
     broker = _broker(broker)
     found = _known(flow_id, broker).step(step)
-    values = broker.flows.results(_home(flow_id), flow_id, found.first, found.size)
-    return [None if each is None else entry.load_json(each) for each in values]
+    home = _home(flow_id)
+    values = broker.flows.results(home, flow_id, found.first, found.size)
+    return [
+        None
+        if each is None
+        else entry.load_json(broker.codec.read_result(home, flow_id, number, each))
+        for number, each in enumerate(values, found.first)
+    ]
 
 
 def wait(flow_id: str, timeout: int = 60_000, *, broker: StreamsBroker | None = None) -> FlowRecord:

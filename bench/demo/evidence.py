@@ -13,6 +13,7 @@ from actors.inbox import inbox_key
 from bench.demo.journal import History
 from bench.demo.sinks import Mail, Push
 from broker import StreamsBroker
+from broker.dead_letters import DeadLetter
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +77,20 @@ def read_deaths(broker: StreamsBroker) -> list[Death]:
     return [
         Death(
             queue=queue,
-            message_id="" if letter.message is None else letter.message.message_id,
+            message_id=letter.id,
             reason=str(letter.reason),
             error=str(letter.error or ""),
             deliveries=letter.deliveries,
         )
         for queue in broker.inspector.queues()
-        for letter in broker.inspector.dead(queue, limit=1_000)
+        for letter in _letters(broker, queue)
+    ]
+
+
+def _letters(broker: StreamsBroker, queue: str) -> list[DeadLetter]:
+    # The jobs are encrypted, and this process has the key.
+    return [
+        broker.codec.revealed(queue, letter) for letter in broker.inspector.dead(queue, limit=1_000)
     ]
 
 

@@ -12,6 +12,7 @@ from typing import IO, Self
 
 from actors.supervisor import Backoff, Change, Died, Supervisor, dramatiq_command
 from bench.demo.jobs import JOURNAL_VARIABLE
+from middleware.keyring import new_key
 
 PROCESSES = 2
 THREADS = 6
@@ -22,6 +23,10 @@ _OURS = ("REDIS_", "SMTP_", "PUSH_", "STORAGE_", "IMAGE_", "INBOX_", "HEADRACE_"
 
 # Shorter waits between attempts than in earnest: the demo shows retries, not patience.
 _SETTINGS = """\
+[encryption]
+default = true
+require = true
+
 [queues.notifications]
 backoff = { type = "exponential", delay = 300 }
 
@@ -50,6 +55,7 @@ def environment(
         "QUEUE_PREFIX": "demo",
         "HEADRACE_ENV": "development",
         "HEADRACE_SETTINGS": str(settings),
+        "HEADRACE_KEYS": f"demo:{new_key()}",
         "STORAGE_URL": str(folder / "storage"),
         "SMTP_HOST": "127.0.0.1",
         "SMTP_PORT": str(smtp_port),

@@ -36,7 +36,6 @@
 --@include fields
 --@include wake
 --@include record
---@include forget
 --@include bury
 --@include park
 --@include outbox
@@ -46,12 +45,14 @@ local now = now_ms()
 local job_prefix = KEYS[8]
 local kept, kept_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
 local signals, completed, notices = 0, 0, 0
+-- Ten years: what has an expiry has completed, and may be given a shorter one.
+local FOR_EVER_MS = 10 * 365 * 86400000
 
 local function ended(recent)
   return { dedup = KEYS[7], job_prefix = job_prefix, events = KEYS[9], recent = recent }
 end
 local as_completed, as_dead, as_cancelled = ended(KEYS[10]), ended(KEYS[11]), ended(KEYS[12])
-as_completed.age_ms = kept_ms >= 0 and kept_ms
+as_completed.age_ms = kept_ms >= 0 and kept_ms or FOR_EVER_MS
 
 local flows = {
   flow_prefix = KEYS[13], outbox = KEYS[14], job_prefix = job_prefix, events = KEYS[9], letters = {}, added = 0,
@@ -78,17 +79,29 @@ end
 
 local outcomes = {}
 
+-- When the run began, unix ms; false if it never did, or no record is kept.
+local function begun(s)
+  return s[8] and field(s[8], "started")
+end
+
 function outcomes.done(s)
   if s[6] ~= "" then
-    go_on(finish(as_completed, s[6], "completed", now, kept ~= 0 and s[8]), "completed", s[10], "")
+    go_on(finish(as_completed, s[6], "completed", now, kept ~= 0 and s[8], "", "", begun(s)), "completed", s[10], "")
     completed = completed + 1
   end
   remove(s)
 end
 
 function outcomes.cancel(s)
-  go_on(finish(as_cancelled, s[6], "cancelled", now, s[8]), "cancelled", "", "cancelled")
+  go_on(finish(as_cancelled, s[6], "cancelled", now, s[8], "", "", begun(s)), "cancelled", "", "cancelled")
   remove(s)
+end
+
+-- Tell of a beginning that no fetch has told of yet.
+local function tell_begun(s)
+  if begun(s) and redis.call("HSETNX", job_prefix .. s[6], "started", begun(s)) == 1 then
+    tell(KEYS[9], "started", s[6], s[8][2])
+  end
 end
 
 -- Whoever asked to cancel the job while it ran does not want to see it again.
@@ -120,7 +133,9 @@ function outcomes.retry(s)
       redis.call("HSET", record, "token", "")  -- another language's message has none yet
     end
     if s[8] and (prior[2] or not prior[1]) then
+      tell_begun(s)
       redis.call("HSET", record, "entry", entry, "due", string.format("%d", now + delay), unpack(s[8]))
+      redis.call("HDEL", record, "started")
       if s[9] ~= "" then
         tell(KEYS[9], "failed", s[6], s[8][2], "", s[9])
         tell(KEYS[9], "retrying", s[6], s[8][2], "", s[9])
@@ -165,6 +180,7 @@ function outcomes.bury(s)
   end
   if s[6] ~= "" then
     if s[8] and s[9] ~= "" then
+      tell_begun(s)
       tell(KEYS[9], "failed", s[6], s[8][2], "", s[9])
     end
     go_on(finish(as_dead, s[6], "dead", now, s[8], s[10], s[11]), "dead", "", s[11])
@@ -216,9 +232,10 @@ end
 if kept > 0 and completed > 0 then
   -- Twice as many as came: a smaller count takes hold soon, and never at once.
   local excess = math.min(2 * completed, redis.call("ZCARD", KEYS[10]) - kept)
-  local oldest = excess > 0 and redis.call("ZRANGE", KEYS[10], 0, excess - 1, "WITHSCORES") or {}
+  local oldest = excess > 0 and redis.call("ZPOPMIN", KEYS[10], excess) or {}
   for i = 1, #oldest, 2 do
-    forget(KEYS[10], job_prefix, "completed", oldest[i], tonumber(oldest[i + 1]), now)
+    local left = math.max(1, tonumber(oldest[i + 1]) + IDEMPOTENCY_MS - now)
+    redis.call("PEXPIRE", job_prefix .. oldest[i], left, "XX")  -- one that lives again has no expiry
   end
 end
 if redis.call("EXISTS", KEYS[5]) == 1 then

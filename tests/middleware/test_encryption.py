@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from typing import Any
 
 import dramatiq
@@ -12,7 +13,7 @@ from dramatiq.encoder import Encoder, JSONEncoder
 from dramatiq.middleware import Middleware
 
 from broker.errors import InvalidOption
-from broker.sealing import SealingFailed
+from broker.sealing import Place, SealingFailed
 from middleware.encryption import Encryption
 from tests.conftest import StartWorker
 from tests.middleware.sealed import (
@@ -25,7 +26,7 @@ from tests.middleware.sealed import (
     leaks,
     letter,
 )
-from tests.waiting import PATIENCE_S, eventually
+from tests.waiting import PATIENCE_S, eventually, wait_for
 
 
 def test_a_sealed_job_gets_what_it_was_given(
@@ -195,6 +196,7 @@ def test_retries_keep_it_sealed_and_redrive_runs_it_again(
     shown = broker.codec.revealed(QUEUE, died)
     assert shown.message is not None
     assert shown.message.args == (SECRET,)
+    assert SECRET in shown.error
     assert SECRET in shown.traceback
     assert [SECRET in attempt.error for attempt in shown.attempts] == [True, True]
     assert leaks(client, broker.namespace) == []
@@ -205,6 +207,43 @@ def test_retries_keep_it_sealed_and_redrive_runs_it_again(
     assert again.message is not None
     assert again.message.options["redrives"] == 1
     assert len(again.attempts) == 2  # those before the redrive are forgotten
+
+
+def test_what_can_not_be_sealed_is_neither_sent_nor_lost(
+    build: Build, start_worker: StartWorker, client: redis.Redis
+) -> None:
+    class Breaking(Encryption):
+        key_is_away = False
+        refused = threading.Event()
+
+        def seal(self, place: Place, body: bytes) -> bytes:
+            if self.key_is_away:
+                self.key_is_away = False
+                self.refused.set()
+                raise SealingFailed("the key is away")
+            return super().seal(place, body)
+
+    encryption = Breaking(RING)
+    broker = build(encryption, heartbeat_timeout=400)
+    runs: queue.Queue[int] = queue.Queue()
+
+    @dramatiq.actor(broker=broker, queue_name=QUEUE, encrypted=True, max_retries=5, min_backoff=1)
+    def fail(secret: str) -> None:
+        encryption.key_is_away = runs.empty()  # when its first retry is prepared
+        runs.put(1)
+        raise ValueError(secret)
+
+    fail.send(SECRET)
+    worker = start_worker(broker)
+    wait_for(encryption.refused, "the retry that could not be sealed")
+    # Neither retried nor buried; its lease runs out, and it is delivered again.
+    eventually(runs.qsize, lambda n: n > 1, what="the next delivery")
+    worker.stop()
+    encryption.key_is_away = True
+    with pytest.raises(SealingFailed):
+        broker.enqueue(fail.message(SECRET).copy(queue_name="other"))
+    assert broker.inspector.queue("other").ready == 0
+    assert leaks(client, broker.namespace) == []
 
 
 def test_a_scheduled_job_is_sealed_while_it_waits(

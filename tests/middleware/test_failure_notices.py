@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import dramatiq
 import pytest
 import redis
+from dramatiq.errors import BrokerConnectionError
 from dramatiq.middleware import CurrentMessage, Retries
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -241,13 +243,27 @@ def test_errors_of_queues_are_told_with_the_dead_letters(
     assert CANARY not in str(notice.asdict())
 
 
+@pytest.fixture
+def unreachable() -> StreamsBroker:
+    """A broker whose server is away."""
+    client = redis.Redis(port=1, retry=Retry(NoBackoff(), 0))
+    return StreamsBroker(client=client, namespace="nowhere", middleware=[])
+
+
+def test_errors_that_can_not_be_written_are_kept(unreachable: StreamsBroker, kept: Kept) -> None:
+    notifier = Notifier(unreachable, [kept], interval_ms=INTERVAL_MS)
+    counts = Counter({(QUEUE, FailureKind("queue_error", "", "Settler")): 2})
+    notifier.errors.put_back(counts)
+    with pytest.raises(BrokerConnectionError):
+        notifier.look()
+    assert notifier.errors.take() == counts
+
+
 def test_without_its_server_a_process_speaks_for_itself(
-    kept: Kept, monkeypatch: pytest.MonkeyPatch
+    unreachable: StreamsBroker, kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(failure_notices, "ALONE_AFTER_S", 0.0)
-    unreachable = redis.Redis(port=1, retry=Retry(NoBackoff(), 0))
-    broker = StreamsBroker(client=unreachable, namespace="nowhere", middleware=[])
-    notifier = Notifier(broker, [kept], interval_ms=INTERVAL_MS)
+    notifier = Notifier(unreachable, [kept], interval_ms=INTERVAL_MS)
     notifier.start()
     logging.getLogger("broker.settler.Settler").error("gone", extra={"queueName": QUEUE})
     notice = kept.seen.next()

@@ -204,12 +204,12 @@ def test_a_cancelled_job_has_not_failed(
     assert events == ["job_queued", "job_started", "job_cancelled"]
 
 
-@pytest.mark.parametrize("where", ["message", "actor"])
+@pytest.mark.parametrize("where", ["message", "actor", "actor, of a message in clear"])
 def test_an_encrypted_jobs_error_is_its_type_alone(
     broker: StreamsBroker, lines: Lines, start_worker: StartWorker, where: str
 ) -> None:
     broker.add_middleware(Encryption(RING))
-    options: dict[str, Any] = {"encrypted": True} if where == "actor" else {}
+    options: dict[str, Any] = {} if where == "message" else {"encrypted": True}
 
     @dramatiq.actor(queue_name=QUEUE, max_retries=0, **options)
     def leak(label: str) -> None:
@@ -217,7 +217,11 @@ def test_an_encrypted_jobs_error_is_its_type_alone(
 
     start_worker(broker)
     marked: dict[str, Any] = {"encrypted": True} if where == "message" else {}
-    leak.send_with_options(args=(CANARY,), **marked)
+    if where == "actor, of a message in clear":
+        elsewhere = StreamsBroker(client=broker.client, namespace=broker.namespace, middleware=[])
+        elsewhere.enqueue(leak.message(CANARY))
+    else:
+        leak.send_with_options(args=(CANARY,), **marked)
     found = lines.until("job_dead")
     assert [line["data"]["error"] for line in found if "error" in line["data"]] == [
         "ValueError",

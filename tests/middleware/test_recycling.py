@@ -75,10 +75,10 @@ def producer(valkey_server: EmbeddedValkey, new_broker: NewBroker) -> StreamsBro
 def start(launch: Launcher, valkey_server: EmbeddedValkey, namespace: str) -> Start:
     """Workers with these limits."""
 
-    def launched(limits: str, *, processes: int = 2, threads: int = 2) -> CommandLine:
+    def launched(limits: str, *arguments: str, processes: int = 2, threads: int = 2) -> CommandLine:
         body = BODY.format(limits=limits)
         source = application("streams", valkey_server.url, namespace, body)
-        workers = launch(source, processes=processes, threads=threads)
+        workers = launch(source, *arguments, processes=processes, threads=threads)
         workers.wait_until_ready()
         return workers
 
@@ -120,10 +120,12 @@ def test_jobs_sent_throughout_run_once_while_processes_come_and_go(
     assert len(places) == 2
 
 
+@pytest.mark.slow
 def test_a_running_job_is_waited_for_and_its_neighbours_go_to_others(
     start: Start, producer: StreamsBroker, effects: Effects
 ) -> None:
-    workers = start("max_jobs=1", processes=2, threads=2)
+    # Whatever time a stopping worker gives its jobs: it stops when they have ended.
+    workers = start("max_jobs=1", "--worker-shutdown-timeout=100")
     send(producer, "slow", "long")
     holder = effects.next("started").pid
     # Whoever runs one has reached its limit; the holder drains until its long job ends.
@@ -131,9 +133,10 @@ def test_a_running_job_is_waited_for_and_its_neighbours_go_to_others(
     while ran != holder:
         send(producer, "work", "short")
         ran = effects.next("done").pid
-    workers.wait_for_log("Draining this worker process")
+    workers.wait_for_log(rf"\[PID {holder}\].*Draining this worker process")
     done = {send(producer, "work", f"other-{n}").message_id for n in range(5)}
     assert {effects.next("done").message_id for _ in range(5)} == done
+    assert not re.search(rf"\[PID {holder}\].*Stopping worker process", workers.log)
     effects.permit("long")
     ended = effects.next("done")
     assert (ended.pid, ended.label.split()[:2]) == (holder, ["long", "1"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,7 +21,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from broker import StreamsBroker
 from broker.embedded import EmbeddedValkey
 from broker.schedule import Schedule
-from otel.metrics import BUCKETS, Metrics
+from otel.labels import Labels
+from otel.metrics import BUCKETS, BUCKETS_TO_AN_HOUR, Metrics
+from otel.provider import Histograms, Periodic, Provider
 from otel.tally import MOST, Tally
 from otel.tracing import Tracing
 from otel.utilization import Utilization
@@ -32,14 +35,17 @@ from tests.waiting import eventually
 class Measured:
     """Brokers of one process that is measured, and its exports."""
 
-    def __init__(self, receiver: Receiver, make: Callable[..., StreamsBroker]) -> None:
+    def __init__(self, receiver: Receiver, make: Callable[..., StreamsBroker], whose: str) -> None:
         self._make = make
         self._received = receiver.received
         exporter = OTLPMetricExporter(endpoint=receiver.url, insecure=True)
-        self.provider = MeterProvider(
-            [PeriodicExportingMetricReader(exporter, export_interval_millis=3_600_000)],
-            resource=Resource({"service.instance.id": str(id(self))}),
-        )
+        resource = Resource({"service.instance.id": str(id(self))})
+        self.provider: MeterProvider
+        if whose == "ours":
+            histograms = Histograms()
+            self.provider = Provider([Periodic(exporter, histograms)], resource, histograms)
+        else:
+            self.provider = MeterProvider([PeriodicExportingMetricReader(exporter)], resource)
 
     def broker(self, **options: Any) -> StreamsBroker:
         """A broker whose queues are looked at every 50 ms."""
@@ -79,9 +85,16 @@ def receiver() -> Iterator[Receiver]:
         yield started
 
 
+@pytest.fixture(params=["ours", "the SDK's"])
+def whose(request: pytest.FixtureRequest) -> str:
+    """Whose histograms: what comes out is the same."""
+    found: str = request.param
+    return found
+
+
 @pytest.fixture
 def new_measured(
-    receiver: Receiver, valkey_server: EmbeddedValkey, new_broker: NewBroker
+    receiver: Receiver, valkey_server: EmbeddedValkey, new_broker: NewBroker, whose: str
 ) -> Iterator[Callable[[], Measured]]:
     """Make what stands for one process each: `new_measured().broker()`."""
     made: list[Measured] = []
@@ -92,7 +105,7 @@ def new_measured(
         return broker
 
     def new() -> Measured:
-        made.append(Measured(receiver, make))
+        made.append(Measured(receiver, make, whose))
         return made[-1]
 
     yield new
@@ -105,7 +118,9 @@ def measured(new_measured: Callable[[], Measured]) -> Measured:
     return new_measured()
 
 
-def test_runs_are_counted_by_how_they_ended(measured: Measured, start_worker: StartWorker) -> None:
+def test_runs_are_counted_by_how_they_ended(
+    measured: Measured, start_worker: StartWorker, whose: str
+) -> None:
     broker = measured.broker()
 
     @dramatiq.actor(queue_name="mail")
@@ -148,7 +163,8 @@ def test_runs_are_counted_by_how_they_ended(measured: Measured, start_worker: St
     by_error = {(None,): 5, ("LookupError",): 1, ("ValueError",): 1}
     assert sums(durations, "error.type") == by_error
     assert durations[0].unit == "s"
-    assert durations[0].bounds == list(BUCKETS)
+    assert durations[0].bounds == list(BUCKETS_TO_AN_HOUR if whose == "ours" else BUCKETS)
+    assert all(0 <= point.sum < 20 for point in durations)
     assert sum(received.points("headrace.message.wait.duration")[0].buckets) == 7
     measured.wait_for("headrace.retries", lambda found: found == {("mail",): 2}, *BY_QUEUE)
     parked = received.points("headrace.limiter.parked")
@@ -320,8 +336,8 @@ def test_made_up_names_become_no_series() -> None:
     reader = InMemoryMetricReader()
     tally = Tally(MeterProvider([reader]).get_meter("x"), "made", unit="1", description="")
     for number in range(MOST + 500):
-        tally.add(("name", str(number)))
-    tally.add(("name", "0"))
+        tally.add(Labels({"name": str(number)}))
+    tally.add(Labels({"name": "0"}))
     data = reader.get_metrics_data()
     assert data is not None
     points = data.resource_metrics[0].scope_metrics[0].metrics[0].data.data_points
@@ -347,3 +363,42 @@ def test_utilization_is_the_share_of_time_spent_in_jobs() -> None:
     utilization.ended()
     now = 110.0
     assert utilization.share() == 0
+
+
+def test_our_histograms_are_the_sdks() -> None:
+    """The same values give the same points, whoever has counted them."""
+    values = [0.0, 0.005, 0.0051, 3.0, 10.0, 10.1, 1e6]
+    points = []
+    for ours in (True, False):
+        reader, histograms = InMemoryMetricReader(), Histograms()
+        meter = MeterProvider([reader]).get_meter("headrace")
+        create = histograms.create if ours else meter.create_histogram
+        made = create("made", "s", "Text.", explicit_bucket_boundaries_advisory=BUCKETS)
+        meter.create_counter("other").add(1)
+        for value in values:
+            made.record(value, {"queue": "mail"})
+            made.record(value, Labels({"queue": "files"}))
+        made.record(1.0)
+        data = reader.get_metrics_data()
+        assert data is not None
+        (scope,) = histograms.added(data).resource_metrics[0].scope_metrics
+        (metric,) = [metric for metric in scope.metrics if metric.name == "made"]
+        assert (metric.unit, metric.description) == ("s", "Text.")
+        found = [dataclasses.asdict(point) for point in metric.data.data_points]
+        for point in found:
+            point.pop("start_time_unix_nano")
+            point.pop("time_unix_nano")
+        points.append(sorted(found, key=lambda point: str(point["attributes"])))
+    assert points[0] == points[1]
+    assert len(points[0]) == 3
+
+
+def test_made_up_names_become_no_histograms() -> None:
+    histogram = Histograms().create("made")
+    for number in range(MOST + 500):
+        histogram.record(1.0, Labels({"name": str(number)}))
+    metric = histogram.collect()
+    assert metric is not None
+    counts = {frozenset(point.attributes.items()): point.count for point in metric.data.data_points}  # type: ignore[union-attr]
+    assert len(counts) == MOST + 1
+    assert counts[frozenset({("otel.metric.overflow", True)})] == 500

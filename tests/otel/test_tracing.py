@@ -11,10 +11,15 @@ from dramatiq.errors import RateLimitExceeded
 from dramatiq.middleware import CurrentMessage
 from opentelemetry import baggage, trace
 from opentelemetry import context as active
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler
 
 from broker import Rate, RateLimited, StreamsBroker
 from broker.embedded import EmbeddedValkey
+from middleware.encryption import Encryption
+from middleware.keyring import Key, KeyRing
 from middleware.rate_limits import RateLimits
 from otel.tracing import Tracing
 from tests.conftest import NewBroker, StartWorker
@@ -190,10 +195,13 @@ def test_a_failure_is_an_error_and_a_retry_links_to_the_attempt_before(
     assert len(received.spans("send mail")) == 1
 
 
+@pytest.mark.parametrize("encrypted", [False, True], ids=["by a setting", "of encrypted jobs"])
 def test_texts_of_exceptions_can_be_left_out(
-    traced: Traced, received: Received, start_worker: StartWorker
+    traced: Traced, received: Received, start_worker: StartWorker, encrypted: bool
 ) -> None:
-    broker = traced(exception_texts=False)
+    broker = traced(exception_texts=encrypted)
+    if encrypted:
+        broker.add_middleware(Encryption(KeyRing([Key("k1", bytes(32))], "k1"), default=True))
 
     @dramatiq.actor(queue_name="mail")
     def greet() -> None:
@@ -445,6 +453,44 @@ def test_a_sampler_that_says_no_is_obeyed_by_all_who_come_after(
     assert received.spans() == []
 
 
+@pytest.mark.parametrize(("sampler", "kept"), [(ParentBased(ALWAYS_ON), False), (ALWAYS_ON, True)])
+def test_a_sampler_that_asks_nobody_is_obeyed_too(
+    valkey_server: EmbeddedValkey,
+    new_broker: NewBroker,
+    start_worker: StartWorker,
+    sampler: Sampler,
+    kept: bool,
+) -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(sampler=sampler)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracing = Tracing(tracer_provider=provider)
+    broker = new_broker("streams", valkey_server.url, middleware=[tracing, tracing.ending])
+    current: list[str] = []
+
+    @dramatiq.actor(queue_name="mail")
+    def greet() -> None:
+        span = trace.get_current_span().get_span_context()
+        current.append(trace.format_trace_id(span.trace_id))
+
+    greet.send()
+    exporter.clear()
+    message = greet.message()
+    untraced = new_broker("streams", valkey_server.url, middleware=[])
+    assert isinstance(untraced, StreamsBroker)
+    untraced.enqueue(message.copy(options={"traceparent": REQUEST[:-2] + "00"}))
+    start_worker(broker, threads=1)
+    eventually(lambda: len(current), lambda count: count == 2)
+    eventually(lambda: untraced.inspector.size("mail"), lambda left: left == 0)
+    runs = {
+        trace.format_trace_id(span.context.trace_id)
+        for span in exporter.get_finished_spans()
+        if span.context is not None
+    }
+    assert REQUEST_TRACE in current
+    assert (REQUEST_TRACE in runs) is kept
+
+
 def test_baggage_and_trace_state_travel_with_the_job_and_with_what_it_sends(
     traced: Traced, received: Received, start_worker: StartWorker
 ) -> None:
@@ -471,7 +517,9 @@ def test_baggage_and_trace_state_travel_with_the_job_and_with_what_it_sends(
     assert (run.trace_id, run.trace_state) == (REQUEST_TRACE, "vendor=x")
 
 
-@pytest.mark.parametrize("broken", [7, None, "", "00-zz-zz-01", ["00"], {"a": 1}, "x" * 5_000])
+@pytest.mark.parametrize(
+    "broken", [7, None, "", "00-zz-zz-01", "00-zz-zz-00", ["00"], {"a": 1}, "x" * 5_000]
+)
 def test_a_producers_broken_headers_do_no_harm(
     traced: Traced, received: Received, start_worker: StartWorker, broken: object
 ) -> None:

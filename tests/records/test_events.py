@@ -148,3 +148,21 @@ def test_the_stream_keeps_about_ten_thousand_events(
 def test_a_group_without_a_name_is_refused(broker: StreamsBroker) -> None:
     with pytest.raises(InvalidOption, match="group"):
         broker.events.subscribe("default", group="")
+
+
+def test_the_beginning_of_a_job_that_ends_at_once_is_told_before_its_end(
+    broker: StreamsBroker, start_worker: StartWorker
+) -> None:
+    @dramatiq.actor
+    def act() -> None: ...
+
+    start_worker(broker, threads=1)
+    sent = []
+    for _ in range(20):  # an idle worker reads each directly; its next fetch may come too late
+        message = act.send()
+        broker.jobs.wait(message, timeout=PATIENCE_MS)
+        sent.append(message.message_id)
+    with broker.events.subscribe("default", group="audit", start="0") as subscription:
+        told = list(islice(subscription, 3 * len(sent)))
+    for id in sent:
+        assert names(told, id) == ["queued", "started", "completed"]

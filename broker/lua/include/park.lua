@@ -22,6 +22,7 @@ local function park(keys, level, entry, deliveries, id, due)
   local prior = redis.call("HMGET", record, "token", "entry")
   if named and (prior[2] or not prior[1]) then  -- another language's message has no record yet
     redis.call("HSET", record, "token", prior[1] or "", "entry", "", "due", string.format("%.0f", due))
+    redis.call("HDEL", record, "started")
     tell(keys.events, "scheduled", id, actor)
   end
   if named and deliveries > 1 then  -- what kills its worker must not begin anew each time it is parked

@@ -33,10 +33,11 @@ end
 -- `keys` has dedup, job_prefix, events and recent, the index of the state; `facts` is a flat list
 -- of fields for the record, or false when no record is kept. Then, and for a message that was
 -- enqueued without one (no `entry`), what stays says for a while that the id is not new.
+-- `begun` says that it ran: of one whose end was quicker than the word of its beginning both are told.
 -- Returns the message's place in a flow when this was the last copy and it has one.
-local function finish(keys, id, state, now, facts, reason, error)
+local function finish(keys, id, state, now, facts, reason, error, begun)
   local record = keys.job_prefix .. id
-  local prior = redis.call("HMGET", record, "token", "others", "dedup", "entry", "flow")
+  local prior = redis.call("HMGET", record, "token", "others", "dedup", "entry", "flow", "started")
   if drop_copy(record, prior[2]) then
     return false
   end
@@ -49,6 +50,9 @@ local function finish(keys, id, state, now, facts, reason, error)
       redis.call("PEXPIRE", record, math.max(keys.age_ms, IDEMPOTENCY_MS))
     end
     redis.call("ZADD", keys.recent, now, id)
+    if begun and not prior[6] then
+      tell(keys.events, "started", id, facts[2])
+    end
     tell(keys.events, state, id, facts[2], reason, error)
   else
     redis.call("HSET", record, "state", state, "token", token)
