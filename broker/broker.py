@@ -30,7 +30,7 @@ from broker.consumer import StreamsConsumer
 from broker.consumer_name import ConsumerName
 from broker.courier import Courier
 from broker.dead_letters import DeadRetention
-from broker.death_notices import DeathNotices, forwarded, is_notice
+from broker.dead_routing import DeadRouting, forwarded, is_notice
 from broker.delivery import SUSPECT_FROM, Delivery, InFlight, Lease, SuspectSlot
 from broker.errors import AwaitsDeploy, InvalidOption, MessageTooLarge, Refused, ServerRefused
 from broker.events import Events
@@ -152,7 +152,7 @@ class StreamsBroker(Broker):
         self.max_message_bytes = max_message_bytes
         self.unknown_actor_grace = unknown_actor_grace
         self._options = Options(self.actors, max_priority)
-        self._notices = DeathNotices(self.actors, self.codec)
+        self._routing = DeadRouting(self.actors, self.codec)
         self.commands = Commands(self.client, namespace, max_priority)
         self.schedule_commands = ScheduleCommands(self.client, self.commands.keys)
         self.inspector = Inspector(
@@ -199,9 +199,9 @@ class StreamsBroker(Broker):
         """Declare an actor.
 
         Raises:
-          InvalidActorOption: its ``on_dead`` is neither an actor nor the name of one.
+          InvalidActorOption: its ``on_dead`` or ``dead_queue`` breaks its rule.
         """
-        self._notices.check(actor)
+        self._routing.check(actor)
         super().declare_actor(actor)
 
     def declare_queue(self, queue_name: str) -> None:
@@ -553,7 +553,8 @@ class StreamsBroker(Broker):
             dead_retention=self._dead_retention,
             retention=self._retention_of,
             on_cancelled=self._running.cancel,
-            told_of=self._notices.actors,
+            told_of=self._routing.actors,
+            dead_queues=self._routing.queues,
             bury=self._bury_doomed,
             look_for_letters=self._courier.sweep,
         )
@@ -682,7 +683,7 @@ class StreamsBroker(Broker):
 
     def _put(self, queue: str, settlement: Settlement) -> None:
         if isinstance(settlement.outcome, Bury):
-            settlement = self._notices.with_notice(queue, settlement, settlement.outcome)
+            settlement = self._routing.routed(queue, settlement, settlement.outcome)
         if settlement.lease.count >= SUSPECT_FROM:
             self.suspects.free(settlement.lease)
         if self._settler is None:

@@ -174,7 +174,7 @@ class Codec:
 
         return anew("message", fields[b"sealed"]), anew("trail", trail)
 
-    def revealed(self, queue_name: str, letter: DeadLetter) -> DeadLetter:
+    def revealed(self, letter: DeadLetter) -> DeadLetter:
         """A sealed dead letter with its message, traceback and attempts; another one unchanged.
 
         Raises:
@@ -182,7 +182,7 @@ class Codec:
         """
         if not letter.sealed:
             return letter
-        message = self._opened(queue_name, letter.raw)
+        message = self._opened(letter.queue, letter.raw)
         trail = Trail()
         if letter.trail and self._sealer is not None:
             place = self._place_of(message, "trail")

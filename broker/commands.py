@@ -19,6 +19,7 @@ from broker.errors import QueueFull, translated
 from broker.failures import FailureKind
 from broker.keys import QueueKeys, cancel_channel, leader_key, notices_key, queues_key
 from broker.limits import KeyLimits, QueueLimit
+from broker.moving import move_letter
 from broker.outbox import Letter
 from broker.outcome import Bury, Cancel, Done, Outcome, Park, Release, Retry, Settled
 from broker.retention import Keep
@@ -562,6 +563,12 @@ class Commands:
         kept = -1 if count is None else count
         return int(self._run("sweep", (k.dead, k.dead_messages), age_ms, kept, limit))
 
+    def take_letter_back(self, queue: str, id: str, to: str) -> str | None:
+        """Move a dead letter to those of the queue that it belongs to; its id there."""
+        name = id.encode("utf-8", "surrogateescape")
+        moved = move_letter(self._run, self.client, self.keys(queue), self.keys(to), name, "")
+        return None if moved is None else moved.decode("utf-8", "surrogateescape")
+
     def letters(
         self,
         queue: str,
@@ -820,7 +827,7 @@ def _pack_settlement(s: Settlement) -> bytes:
             return _pack(("release", *common))
         case Cancel():
             return _pack(("cancel", *common))
-        case Bury(reason, error, actor, error_type, trail, notice):
-            return _pack(("bury", *common, reason, error, actor, error_type, trail, notice))
+        case Bury(reason, error, actor, error_type, trail, notice, queue):
+            return _pack(("bury", *common, reason, error, actor, error_type, trail, notice, queue))
         case outcome:
             raise TypeError(f"{outcome!r} is no settlement")

@@ -46,6 +46,8 @@ def _deliver(
     elif letter.kind == "end":
         place = Place.parse(commands.namespace, letter.to)
         yield place.home, commands.advance(place, letter.body)
+    elif letter.kind == "bury":
+        commands.move_letter(queue, letter.to, letter.body)
     else:
         left = 1
         while left:

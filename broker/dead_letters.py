@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -19,7 +20,7 @@ from broker.pace import Pace
 from broker.sealing import Unauthenticated
 
 #: Parts of a dead letter's value before the entry's fields: bury.lua.
-EVIDENCE = 20
+EVIDENCE = 22
 #: Heads that one call reads, and the most letters that one page looks at for those it wants.
 _BATCH = 200
 _LOOKED_AT_PER_PAGE = 5_000
@@ -32,10 +33,12 @@ class DeadLetter:
     """A buried message with the evidence.
 
     ``message`` is None when it can't be decoded, and when its content is encrypted: an inspector
-    has no keys. ``broker.codec.revealed(queue, letter)`` fills it in where there are some.
+    has no keys. ``broker.codec.revealed(letter)`` fills it in where there are some.
     """
 
     id: str
+    #: In which its message runs; it may lie among the dead of another one.
+    queue: str
     #: One of :data:`broker.evidence.Reason`.
     reason: str
     #: The class of the exception, without its module; empty for none.
@@ -122,9 +125,10 @@ class DeadLetter:
 
     @classmethod
     def read(cls, queue: str, id: str, packed: bytes) -> DeadLetter:
-        """The letter that lies among the dead under this id."""
+        """The letter that lies among the dead of a queue under this id."""
         parts = entry.unpack(packed)
         found, flat = entry.to_mapping(parts[:EVIDENCE]), parts[EVIDENCE:]
+        queue = _text(found[b"queue"]) or queue
         fields = dict(zip(flat[::2], flat[1::2], strict=False))
         try:
             message = entry.decode(queue, fields)
@@ -134,6 +138,7 @@ class DeadLetter:
         actor = message.actor_name if message is not None else _text(found[b"actor"]) or None
         return cls(
             id=id,
+            queue=queue,
             reason=_text(found[b"reason"]),
             error_type=_text(found[b"error_type"]),
             error=_text(found[b"error"]),
@@ -358,9 +363,18 @@ class DeadLetters:
     def _redrive(self, name: str, heads: Sequence[LetterHead]) -> int:
         moved = 0
         for some in _by_size(heads):
-            letters = self._letters(name, [head.id for head in some])
-            moved += self._commands.redrive(name, [_redriven(letter) for letter in letters])
+            by_queue: dict[str, list[Redriven]] = defaultdict(list)
+            for letter in self._letters(name, [head.id for head in some]):
+                at_home = letter if letter.queue == name else self._at_home(name, letter)
+                if at_home is not None:
+                    by_queue[letter.queue].append(_redriven(at_home))
+            for queue, letters in by_queue.items():
+                moved += self._commands.redrive(queue, letters)
         return moved
+
+    def _at_home(self, name: str, letter: DeadLetter) -> DeadLetter | None:
+        id = self._commands.take_letter_back(name, letter.id, letter.queue)
+        return None if id is None else dataclasses.replace(letter, id=id)
 
     def _letters(self, name: str, ids: Sequence[str]) -> list[DeadLetter]:
         if not ids:

@@ -9,7 +9,8 @@ from typing import Any
 from broker import clients, entry
 from broker.direct import direct
 from broker.errors import translated
-from broker.keys import QueueKeys
+from broker.keys import QueueKeys, queues_key
+from broker.moving import move_letter
 from broker.outbox import Letter, Place
 from broker.scripts import Argument, Client, script
 
@@ -139,6 +140,12 @@ class FlowCommands:
             *k.ready,
         )
         return int(self._run("receive", keys, parcel))
+
+    def move_letter(self, queue: str, to: str, id: bytes) -> None:
+        """Move a dead letter of the queue to those of another one."""
+        with translated():
+            self._client.execute_command("SADD", queues_key(self.namespace), to)
+        move_letter(self._run, self._client, self.keys(queue), self.keys(to), id, queue)
 
     def stop(self, home: str, flow_id: str, reason: str) -> tuple[bool, list[Letter]]:
         """Let a flow begin nothing more; False if it has ended or ends for another reason."""

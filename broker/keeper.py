@@ -41,6 +41,7 @@ class Keeper:
         retention: Callable[[str], Retention],
         on_cancelled: Callable[[Delivery], None],
         told_of: Callable[[], list[str]],
+        dead_queues: Callable[[], set[str]],
         bury: Callable[[str, Doomed], None],
         look_for_letters: Callable[[str], None],
     ) -> None:
@@ -53,6 +54,7 @@ class Keeper:
         self._retention = retention
         self._on_cancelled = on_cancelled
         self._told_of = told_of
+        self._dead_queues = dead_queues
         self._bury = bury
         self._look_for_letters = look_for_letters
         self._positions: dict[str, Position] = {}
@@ -95,6 +97,9 @@ class Keeper:
                 if time.monotonic() >= self._renew_at:
                     self._renew_all()
                 self._guarded(self.look_after, queue)
+            # Nobody need work on a queue that keeps other queues' dead letters.
+            for queue in self._dead_queues() - self._in_flight().keys():
+                self._guarded(self._sweep, queue)
             self._due.wait(max(0.0, self._renew_at - time.monotonic()))
 
     def _renew_all(self) -> None:
@@ -126,14 +131,17 @@ class Keeper:
             self._released_for.add(queue)
         self._reclaim(queue)
         self._look_for_letters(queue)
-        kept = self._dead_retention(queue)
-        while self._commands.sweep(queue, kept.age_ms, kept.count, _SWEPT_PER_CALL):
-            pass
+        self._sweep(queue)
         self._forget(queue)
         while self._commands.lapse(queue, _SWEPT_PER_CALL) == _SWEPT_PER_CALL:
             pass
         self._commands.reap(queue, self._lease_ms * 2)
         self._commands.register(queue)  # last: a full server refuses this one
+
+    def _sweep(self, queue: str) -> None:
+        kept = self._dead_retention(queue)
+        while self._commands.sweep(queue, kept.age_ms, kept.count, _SWEPT_PER_CALL):
+            pass
 
     def _forget(self, queue: str) -> None:
         """Drop the records that are not to be kept any longer."""

@@ -14,6 +14,7 @@ from broker.errors import InvalidOption
 NAMES: Final = frozenset(
     {
         "broker_priority",
+        "dead_queue",
         "on_dead",
         "records",
         "deduplication_key",

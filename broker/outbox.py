@@ -6,9 +6,15 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 #: send: messages for a queue. end: of a message, for its flow. release: the rest of a large step.
-Kind: TypeAlias = Literal["send", "end", "release"]
+#: bury: a dead letter, for another queue's.
+Kind: TypeAlias = Literal["send", "end", "release", "bury"]
 
-_KINDS: Final[dict[bytes, Kind]] = {b"send": "send", b"end": "end", b"release": "release"}
+_KINDS: Final[dict[bytes, Kind]] = {
+    b"send": "send",
+    b"end": "end",
+    b"release": "release",
+    b"bury": "bury",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +24,9 @@ class Letter:
     id: bytes
     kind: Kind
     #: send: a queue, empty for the outbox's own. end: a :class:`Place`. release: a flow's id.
+    #: bury: a queue.
     to: str
-    #: For the script that does it.
+    #: For the script that does it; bury: the id of the dead letter.
     body: bytes
 
     @classmethod

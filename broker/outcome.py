@@ -64,6 +64,8 @@ class Bury:
     trail: str | bytes = ""
     #: An entry that is added to the same stream in the same step, to tell of it; empty for none.
     notice: Fields = field(default_factory=list)
+    #: The queue whose dead letters take it; empty for its own.
+    dead_queue: str = ""
 
 
 @dataclass(frozen=True, slots=True)

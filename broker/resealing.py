@@ -66,7 +66,8 @@ class Resealer:
         if b"sealed" not in fields:
             return False
         found = (fields[b"sealed"], evidence.get(b"trail", b""))
-        renewed = self._codec.resealed(queue, fields, found[1])
+        belongs_to = evidence.get(b"queue", b"").decode() or queue
+        renewed = self._codec.resealed(belongs_to, fields, found[1])
         if renewed == found:
             return False
         fields[b"sealed"] = renewed[0]

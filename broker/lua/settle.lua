@@ -25,7 +25,8 @@
 --           release   nothing
 --           cancel    nothing
 --           bury      reason, error, actor, error type, trail (traceback and attempts), [field, value, ...] of an entry
---                     that tells of it, or []; the buried entry's own fields are kept
+--                     that tells of it, or [], the queue whose dead letters take it, or ""; the buried entry's
+--                     own fields are kept
 --           facts     false, or fields of the record: ["actor", its name, field, value, ...]
 -- Returns {replies, letters}: for each settlement ok, stale (another delivery owns the entry), gone (no
 --         such entry) or lost (no such entry, nor a record of its message); each letter {id, kind, to, body}
@@ -176,7 +177,10 @@ function outcomes.bury(s)
   evidence.lost = s[6] ~= "" and redis.call("HGET", job_prefix .. s[6], "lost") or ""
   local found = redis.call("XRANGE", KEYS[15 + s[2]], s[3], s[3])[1]
   if found then  -- deleted by hand: there is nothing left to keep
-    bury(KEYS[3], KEYS[4], id, s[3], now, evidence, found[2])
+    local letter = bury(KEYS[3], KEYS[4], id, s[3], now, evidence, found[2])
+    if s[16] ~= "" then
+      post(flows, "bury", s[16], letter)
+    end
   end
   if s[6] ~= "" then
     if s[8] and s[9] ~= "" then

@@ -193,7 +193,7 @@ def test_retries_keep_it_sealed_and_redrive_runs_it_again(
     assert attempts.qsize() == 2
     assert (died.sealed, died.message, died.actor) == (True, None, "fail")
     assert (died.error, died.traceback, died.attempts) == ("ValueError", "", [])
-    shown = broker.codec.revealed(QUEUE, died)
+    shown = broker.codec.revealed(died)
     assert shown.message is not None
     assert shown.message.args == (SECRET,)
     assert SECRET in shown.error
@@ -203,7 +203,7 @@ def test_retries_keep_it_sealed_and_redrive_runs_it_again(
 
     assert broker.inspector.redrive(QUEUE) == 1
     eventually(attempts.qsize, lambda n: n == 4, what="two more attempts")
-    again = broker.codec.revealed(QUEUE, letter(broker))
+    again = broker.codec.revealed(letter(broker))
     assert again.message is not None
     assert again.message.options["redrives"] == 1
     assert len(again.attempts) == 2  # those before the redrive are forgotten

@@ -78,7 +78,7 @@ def test_what_waits_and_what_is_dead_is_sealed_anew(
     assert walk(build(Encryption(WRITERS_NEXT))) == (0, 0, 2)
 
     broker = build(Encryption(NEW_ONLY))
-    shown = broker.codec.revealed(QUEUE, letter(broker))
+    shown = broker.codec.revealed(letter(broker))
     assert shown.message is not None
     assert shown.message.args == (SECRET,)
     assert SECRET in shown.traceback

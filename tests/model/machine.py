@@ -462,12 +462,13 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.seen.dead.keys() == self.seen.dead_messages.keys() == expected.keys()
         for name, value in self.seen.dead_messages.items():
             parts = entry.unpack(value)
-            texts = [part.decode() for part in parts[:20]]
+            texts = [part.decode() for part in parts[:22]]
             evidence = dict(zip(texts[::2], texts[1::2], strict=True))
             assert float(evidence.pop("died_at")) == self.seen.dead[name]
             evidence.pop("lost")
+            assert evidence.pop("queue") == ""
             assert evidence == expected[name].evidence
-            assert parts[20:] == as_bytes(expected[name].fields)
+            assert parts[22:] == as_bytes(expected[name].fields)
 
     def records_and_keys_agree(self) -> None:
         model = self.model

@@ -205,7 +205,7 @@ class Scripts:
     def letter(self, name: str) -> tuple[dict[bytes, bytes], list[bytes]]:
         """A dead letter's evidence and its entry's fields."""
         parts = unpack(self.client.hget(self.keys.dead_messages, name))
-        return dict(zip(parts[:20:2], parts[1:20:2], strict=True)), parts[20:]
+        return dict(zip(parts[:22:2], parts[1:22:2], strict=True)), parts[22:]
 
     def fill_up(self) -> None:
         """Leave the server no memory; on a server of one's own."""

@@ -68,6 +68,7 @@ def test_an_entry_delivered_too_often_is_buried_with_the_evidence(scripts: Scrip
         b"actor": b"record",
         b"error_type": b"",
         b"trail": b"",
+        b"queue": b"",
     }
     assert fields == [b"id", b"killer", b"actor", b"record", b"at", b"1", b"args", b"[]"]
     assert scripts.record("killer")[b"state"] == b"dead"

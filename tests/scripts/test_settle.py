@@ -94,6 +94,7 @@ def test_a_burial_keeps_the_evidence(scripts: Scripts, handed: Handed) -> None:
         b"actor": b"record",
         b"error_type": b"ValueError",
         b"trail": b"trail",
+        b"queue": b"",
         b"lost": b"",
     }
     assert fields == [each.encode() for each in map(str, fields_of("m"))]

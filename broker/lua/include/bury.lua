@@ -1,5 +1,5 @@
--- Move a message to the dead letters; the caller removes the source afterwards.
--- The value is one msgpack array of strings: ten pairs of evidence, then the entry's fields.
+-- Move a message to the dead letters; the caller removes the source afterwards. Returns its id there.
+-- The value is one msgpack array of strings: eleven pairs of evidence, then the entry's fields.
 -- `evidence` has reason, error, deliveries, level, dedup (the message's deduplication key or "") and,
 -- where they are known, actor, error_type, trail (traceback and attempts) and lost (see lost.lua).
 local function bury(dead, messages, id, entry, now, evidence, fields)
@@ -14,6 +14,7 @@ local function bury(dead, messages, id, entry, now, evidence, fields)
     "error_type", evidence.error_type or "",
     "trail", evidence.trail or "",
     "lost", evidence.lost or "",
+    "queue", "",  -- to which it belongs, when it lies in another one's dead letters: adopt.lua
   }
   for _, part in ipairs(fields) do
     packed[#packed + 1] = part
@@ -25,4 +26,5 @@ local function bury(dead, messages, id, entry, now, evidence, fields)
   end
   redis.call("HSET", messages, key, cmsgpack.pack(packed))
   redis.call("ZADD", dead, now, key)
+  return key
 end

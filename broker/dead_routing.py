@@ -1,0 +1,110 @@
+"""Where an actor's dead go, and who is told: its options ``dead_queue`` and ``on_dead``."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from dramatiq import Actor, MessageProxy
+from dramatiq.logging import get_logger
+from dramatiq.message import Message
+
+from broker.codec import Codec
+from broker.commands import Settlement
+from broker.entry import Fields
+from broker.errors import InvalidActorOption
+from broker.outcome import Bury
+
+#: Of a notice: it lies in the queue of the dead message, and runs in its actor's own.
+FORWARD: Final = "forward"
+
+# Dramatiq's own rule for the name of a queue.
+_QUEUE_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9._-]*")
+
+
+class DeadRouting:
+    """Completes burials as the actors' options say; one a broker."""
+
+    def __init__(self, actors: Mapping[str, Actor[Any, Any]], codec: Codec) -> None:
+        self._actors = actors
+        self._codec = codec
+        self._logger = get_logger(__name__, type(self))
+
+    def check(self, actor: Actor[Any, Any]) -> None:
+        """Check an actor's options, and make ``on_dead`` a name.
+
+        Raises:
+          InvalidActorOption: one of them breaks its rule.
+        """
+        told = actor.options.get("on_dead")
+        if isinstance(told, Actor):
+            actor.options["on_dead"] = told.actor_name
+        elif told is not None and (not isinstance(told, str) or not told):
+            raise InvalidActorOption("on_dead", told, "must be an actor or the name of one")
+        queue = actor.options.get("dead_queue")
+        if queue is not None and not (isinstance(queue, str) and _QUEUE_NAME.fullmatch(queue)):
+            raise InvalidActorOption("dead_queue", queue, "must be the name of a queue")
+
+    def actors(self) -> list[str]:
+        """The names of those that have such an option: no script alone may bury their messages."""
+        return [
+            name
+            for name, actor in self._actors.items()
+            if actor.options.get("on_dead") or actor.options.get("dead_queue")
+        ]
+
+    def queues(self) -> set[str]:
+        """The queues that take other queues' dead."""
+        queues = {actor.options.get("dead_queue") for actor in self._actors.values()}
+        return {queue for queue in queues if queue is not None}
+
+    def routed(self, queue: str, settlement: Settlement, bury: Bury) -> Settlement:
+        """The burial with where the letter goes and the entry that tells of it, if there are any.
+
+        Never raises: a burial must not fail for want of a notice.
+        """
+        actor = self._actors.get(bury.actor)
+        if actor is None:
+            return settlement
+        dead_queue = actor.options.get("dead_queue") or queue
+        bury = dataclasses.replace(
+            bury,
+            notice=self._notice(actor.options.get("on_dead"), queue, settlement, bury),
+            dead_queue="" if dead_queue == queue else dead_queue,
+        )
+        return dataclasses.replace(settlement, outcome=bury)
+
+    def _notice(self, target: str | None, queue: str, settlement: Settlement, bury: Bury) -> Fields:
+        if not target:
+            return []
+        try:
+            return self._codec.encode(_notice(target, queue, settlement, bury))
+        except Exception:
+            self._logger.exception("Nobody is told of the death of %r.", settlement.message_id)
+            return []
+
+
+def is_notice(message: MessageProxy) -> bool:
+    """Whether it lies in the queue of a dead message and is to run in its actor's own."""
+    return FORWARD in message.options
+
+
+def forwarded(notice: Message[Any], queue: str) -> Message[Any]:
+    """The notice as it is sent on to its actor's queue; under its own id, so that it comes once."""
+    options = {name: value for name, value in notice.options.items() if name != FORWARD}
+    return dataclasses.replace(notice, queue_name=queue, options=options)
+
+
+def _notice(target: str, queue: str, settlement: Settlement, bury: Bury) -> Message[None]:
+    told = {
+        "id": settlement.message_id,
+        "queue": queue,
+        "actor": bury.actor,
+        "reason": bury.reason,
+        "error_type": bury.error_type,
+    }
+    lease = settlement.lease
+    id = f"{settlement.message_id}:dead:{lease.level}:{lease.entry_id.decode()}"
+    return Message(queue, target, (told,), {}, {FORWARD: True}, id)
