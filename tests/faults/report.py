@@ -75,6 +75,8 @@ TITLES: Final = {
     "51": "a backlog of a million",
     "52": "100,000 jobs due at one instant",
     "53": "one scheduled job on an idle queue",
+    "54": "one of two schedulers killed at a tick, or frozen",
+    "55": "a sweeper killed while it keeps others from sweeping",
     "56": "an orphan behind 10,000 healthy jobs",
     "57": "10,000 consumers come and go",
     "58": "one entry in 15 survives",

@@ -119,7 +119,7 @@ def test_it_lists_the_actors_and_fires_each_second_in_time(
 
 
 @pytest.mark.faults
-def test_one_of_two_schedulers_is_killed_and_the_other_one_takes_over_at_once(
+def test_54_one_of_two_schedulers_is_killed_and_the_other_one_takes_over_at_once(
     start: Start, broker: StreamsBroker
 ) -> None:
     killed, _ = start(), start()
@@ -131,7 +131,7 @@ def test_one_of_two_schedulers_is_killed_and_the_other_one_takes_over_at_once(
 
 @pytest.mark.faults
 @pytest.mark.slow
-def test_a_frozen_scheduler_that_wakes_up_doubles_nothing(
+def test_54_a_frozen_scheduler_that_wakes_up_doubles_nothing(
     start: Start, broker: StreamsBroker
 ) -> None:
     frozen, _ = start(), start()
