@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -149,9 +150,12 @@ class Schedules:
                 return queue
         raise UnknownSchedule("name", name, "must be that of a schedule")
 
-    def _of(self, queue: str) -> Iterable[ScheduleInfo]:
+    def _of(self, queue: str) -> Iterator[ScheduleInfo]:
         now_ms, rows = self._commands.look(queue)
-        return [_info(kept, now_ms) for kept in rows]
+        for kept in rows:
+            # What is no schedule is no reason to show none; schedulers log it.
+            with suppress(msgspec.DecodeError):
+                yield _info(kept, now_ms)
 
 
 def encode(schedule: Schedule) -> bytes:

@@ -15,6 +15,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from broker import StreamsBroker
 from broker.commands import QueueInfo
+from broker.intake_commands import SourceInfo
 from broker.schedule import ScheduleInfo
 from broker.server import ServerMemory
 from otel import names
@@ -25,6 +26,8 @@ from otel.server import server_attributes
 MOST_QUEUES: Final = 1_000
 #: The same for schedules.
 MOST_SCHEDULES: Final = 200
+#: The same for streams of events.
+MOST_SOURCES: Final = 200
 #: Intervals that a process leads, so that one look may fail without another process taking over.
 _LEADS: Final = 2.5
 
@@ -40,6 +43,7 @@ class Look:
     consumers: tuple[int, ...] = ()
     servers: tuple[ServerMemory, ...] = ()
     schedules: tuple[ScheduleInfo, ...] = ()
+    sources: tuple[SourceInfo, ...] = ()
 
 
 class QueueGauges:
@@ -67,6 +71,8 @@ class QueueGauges:
             (names.QUEUE_PAUSED, "{queue}", "1 while the queue is paused.", _paused),
             (names.SCHEDULE_OVERDUE, "s", "Time since a fire was due that is not made.", _overdue),
             (names.SCHEDULE_MISSED, "{fire}", "Fires that nobody made in time.", _missed),
+            (names.INTAKE_LAG, "{event}", "Events that no worker was given yet.", _lag),
+            (names.INTAKE_AGE, "s", "Age of the oldest of them.", _waiting),
             (names.SERVER_MEMORY_USED, "By", "Memory the server uses.", _used),
             (names.SERVER_MEMORY_LIMIT, "By", "Its limit; 0 for none.", _limit),
             (names.SERVER_EVICTS, "{server}", "1 if its policy may drop queued jobs.", _evicts),
@@ -127,6 +133,7 @@ class QueueGauges:
             tuple(inspector.live_consumers(queue, broker.heartbeat_timeout) for queue in queues),
             tuple(inspector.servers()),
             tuple(inspector.schedules.list()[:MOST_SCHEDULES]),
+            tuple(inspector.intake.sources()[:MOST_SOURCES]),
         )
 
 
@@ -172,6 +179,21 @@ def _overdue(broker: StreamsBroker, look: Look) -> Iterator[Observation]:
 def _missed(broker: StreamsBroker, look: Look) -> Iterator[Observation]:
     for info in look.schedules:
         yield Observation(info.missed, _schedule(info))
+
+
+def _lag(broker: StreamsBroker, look: Look) -> Iterator[Observation]:
+    for info in look.sources:
+        if info.lag is not None:
+            yield Observation(info.lag, _source(info))
+
+
+def _waiting(broker: StreamsBroker, look: Look) -> Iterator[Observation]:
+    for info in look.sources:
+        yield Observation((info.oldest_age_ms or 0) / 1000, _source(info))
+
+
+def _source(info: SourceInfo) -> dict[str, str]:
+    return {names.DESTINATION: info.source.stream, names.CONSUMER_GROUP: info.source.group}
 
 
 def _schedule(info: ScheduleInfo) -> dict[str, str]:

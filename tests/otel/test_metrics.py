@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from broker import StreamsBroker
 from broker.embedded import EmbeddedValkey
+from broker.intake_commands import IntakeCommands, Source
 from broker.schedule import Schedule
 from otel.labels import Labels
 from otel.metrics import BUCKETS, BUCKETS_TO_AN_HOUR, Metrics
@@ -278,6 +279,11 @@ def test_one_process_of_all_reports_the_queues(
     greet.send_with_options(delay=60_000)
     every_second = Schedule(name="tick", queue="mail", actor="greet", cron="* * * * * *")
     last.inspector.schedules.put(every_second, declared=False)
+    stream = f"{last.namespace}:posted"
+    IntakeCommands(last.client, last.namespace, last.commands.keys).create(
+        Source(stream, "headrace"), "0"
+    )
+    last.client.xadd(stream, {"text": "nobody reads this"}, id="1-0")
 
     def exported() -> list[Point]:
         for process in processes:
@@ -302,6 +308,10 @@ def test_one_process_of_all_reports_the_queues(
         lambda found: sums(found).get((), 0) > 1,  # nobody makes the fires
         what="an overdue schedule",
     )
+    (lag,) = receiver.received.points("headrace.intake.lag")
+    assert lag.value == 1
+    (waiting,) = receiver.received.points("headrace.intake.oldest.age")
+    assert waiting.value > 1_000_000_000
     (used,) = receiver.received.points("headrace.server.memory.used")
     assert used.value > 100_000
     assert sums(receiver.received.points("headrace.worker.threads")) == {(): 6}
