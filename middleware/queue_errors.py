@@ -19,6 +19,7 @@ QueueErrorCounts: TypeAlias = Counter[tuple[str, FailureKind]]
 _MOST_KINDS = 200
 _CONSUMER = re.compile(r"dramatiq\.worker\.ConsumerThread\((?P<queue>.*)\)")
 _PREFIXES = ("broker.", "dramatiq.broker.", "dramatiq.worker.ConsumerThread")
+_BURIALS = "broker.consumer."  # of what can't be read; counted as dead letters
 _WORKER = "dramatiq.worker.Worker"  # and not WorkerThread, whose errors are jobs'
 
 
@@ -45,7 +46,7 @@ class QueueErrors(logging.Handler):
         self._counting = threading.Lock()
 
     def emit(self, record: logging.LogRecord) -> None:
-        if is_queue_error(record):
+        if is_queue_error(record) and not record.name.startswith(_BURIALS):
             kind = FailureKind(REASON, "", _type_of(record))
             self.put_back(Counter({(queue_of(record) or "", kind): 1}))
 

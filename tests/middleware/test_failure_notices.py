@@ -228,6 +228,7 @@ def test_errors_of_queues_are_told_with_the_dead_letters(
         log.critical("Consumer encountered a connection error: %s", ConnectionError(CANARY))
     logging.getLogger("broker.settler.Settler").error("gone", extra={"queueName": "mail"})
     logging.getLogger("broker.keeper.Keeper").critical("dead")
+    logging.getLogger("broker.consumer.StreamsConsumer").error("a burial, told as dead letter")
     logging.getLogger("elsewhere").error("no queue's")
     logging.getLogger("broker.keeper.Keeper").warning("a lease")
     logging.getLogger().removeHandler(notifier.errors)

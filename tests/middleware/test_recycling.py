@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dramatiq
+import msgspec
 import pytest
 from dramatiq import Message
 
@@ -219,3 +220,34 @@ def test_the_application_recycles_when_its_settings_say_so(tmp_path: Path) -> No
     assert isinstance(recycled.middleware[-1], Recycling)
     plain = build_broker(Settings.load({}))
     assert not any(isinstance(each, Recycling) for each in plain.middleware)
+
+
+@pytest.mark.slow
+def test_the_applications_workers_are_replaced_with_their_whole_stack(
+    launch: Launcher, valkey_server: EmbeddedValkey, namespace: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text('[recycling]\nmax_jobs = 3\n[logging]\nformat = "json"\n')
+    environment = {
+        "REDIS_URL": valkey_server.url,
+        "QUEUE_PREFIX": namespace,
+        "HEADRACE_SETTINGS": str(path),
+    }
+    workers = launch("import actors\n", environment=environment)
+    first = workers.wait_until_ready()
+    producer = build_broker(
+        msgspec.structs.replace(
+            Settings.load({}), redis_url=valkey_server.url, queue_prefix=namespace
+        )
+    )
+    report = {"taskType": "queue_report", "parameters": {"output": "report.json"}}
+    for _ in range(7):
+        message: Message[None] = Message("maintenance-queue", "run_maintenance", (report,), {}, {})
+        producer.enqueue(message)
+    workers.wait_for_log('"event":"job_completed"', count=7)
+    again = workers.wait_until_ready(boots=3)
+    assert len(set(again)) == 3 == len({*again, *first})
+    producer.close()
+    assert workers.terminate() == 0
+    for line in workers.log.splitlines():
+        assert "[dramatiq.MainProcess]" in line or msgspec.json.decode(line), line
