@@ -107,4 +107,12 @@ def _notice(target: str, queue: str, settlement: Settlement, bury: Bury) -> Mess
     }
     lease = settlement.lease
     id = f"{settlement.message_id}:dead:{lease.level}:{lease.entry_id.decode()}"
-    return Message(queue, target, (told,), {}, {FORWARD: True}, id)
+    return Message(queue, target, (told,), {}, {FORWARD: True, **_correlation(settlement)}, id)
+
+
+def _correlation(settlement: Settlement) -> dict[str, str]:
+    """The option that keeps the notice in the chain of the dead message, as far as it is known."""
+    facts = settlement.facts or []
+    if "correlation" not in facts[::2]:
+        return {}
+    return {"correlation_id": facts[facts[::2].index("correlation") * 2 + 1]}

@@ -149,6 +149,23 @@ def test_retries_a_dead_letter_and_its_redrive_stay_in_the_chain(
     assert seen.take(4) == ["request-1"] * 4
 
 
+@pytest.mark.parametrize("queue", ["default", "notices"])
+def test_who_is_told_of_a_death_belongs_to_its_chain(
+    broker: StreamsBroker, seen: Seen, start_worker: StartWorker, queue: str
+) -> None:
+    @dramatiq.actor(queue_name=queue)
+    def tell(notice: object) -> None:
+        seen.add(current_correlation_id())
+
+    @dramatiq.actor(max_retries=0, on_dead=tell)
+    def fail() -> None:
+        raise RuntimeError
+
+    start_worker(broker)
+    fail.send_with_options(correlation_id="request-1")
+    assert seen.next() == "request-1"
+
+
 def test_the_steps_of_a_pipeline_belong_to_one_chain(
     note: Actor[Any, None], seen: Seen, broker: StreamsBroker, start_worker: StartWorker
 ) -> None:
