@@ -42,6 +42,7 @@ from broker.keeper import Keeper
 from broker.keys import cancel_channel
 from broker.limits import QueueDepth, QueueLimit
 from broker.options import NAMES, Options, check_int
+from broker.outbox import Letter
 from broker.outcome import Abandon, Bury, Cancel, Done, Outcome, Park, Parked, Release, Retry
 from broker.redaction import hide_sealed, without_texts
 from broker.retention import Retention
@@ -566,6 +567,11 @@ class StreamsBroker(Broker):
             on_gap=self._keeper.look_now,
         )
         self._cancel_listener.start()
+
+    def deliver(self, queue: str, letters: list[Letter]) -> None:
+        """Deliver letters of an outbox that this process wrote, soon."""
+        if self._courier is not None:
+            self._courier.put(queue, letters)
 
     def expect_end_of_flow(self, home: str, in_ms: int) -> None:
         """Be there when the time of a flow is over."""

@@ -42,6 +42,8 @@ class Begun:
 
     #: Empty: the flow is forgotten.
     state: str
+    #: False: the flow was stopped, or is forgotten, and nothing has begun.
+    may_run: bool
     ms_left: int | None
     #: JSON; None for a message without a result.
     results: list[bytes | None]
@@ -100,17 +102,31 @@ class FlowCommands:
             self._client.hset(key, items=[part for row in numbered for part in row])
             self._client.expire(key, _ABANDONED_AFTER_S)
 
-    def begin(self, place: Place, state: str, given: Sequence[tuple[int, int]]) -> Begun:
-        """Note that a message runs, unless the flow is in another ``state``; find what it is given.
+    def begin(self, place: Place, given: Sequence[tuple[int, int]], *, always: bool) -> Begun:
+        """Note that a message runs and find what it is given.
 
+        ``always``: also when the flow was cancelled or has run out of time.
         ``given``: first number and count of the messages whose results it takes.
         """
         flow = self.keys(place.home).flow_prefix + place.flow_id
         numbers = [number for span in given for number in span]
-        found, left, *results = self._run(
-            "begin_step", (flow, f"{flow}:results"), place.step, state, *numbers
+        found, may_run, left, *results = self._run(
+            "begin_step", (flow, f"{flow}:results"), place.step, int(always), *numbers
         )
-        return Begun(found.decode(), None if left < 0 else left, [each or None for each in results])
+        return Begun(
+            state=found.decode(),
+            may_run=bool(may_run),
+            ms_left=None if left < 0 else left,
+            results=[each or None for each in results],
+        )
+
+    def reopen(self, place: Place) -> tuple[bool, list[Letter]]:
+        """Take back the failure of a message that was redriven; False: its flow can't go on."""
+        k = self.keys(place.home)
+        keys = (k.flow_prefix, k.outbox, k.job_prefix, k.events, k.control, k.wake, *k.ready)
+        args = (place.flow_id, place.step, place.number)
+        may_run, rows = self._run("reopen_flow", keys, *args)
+        return bool(may_run), _letters(rows)
 
     def advance(self, place: Place, end: bytes) -> list[Letter]:
         """Count the end of a message, once; returns what is left to do."""

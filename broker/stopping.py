@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Final
 
 import msgspec
 
 from broker.courier import deliver
 from broker.flow_commands import FlowCommands, FlowFound
+
+_READ: Final = 1_000
 
 #: Cancels a message: its queue and its id.
 Cancel = Callable[[str, str], object]
@@ -32,9 +35,20 @@ def stop(flows: FlowCommands, cancel: Cancel, home: str, flow_id: str, reason: s
     stopped, letters = flows.stop(home, flow_id, reason)
     deliver(flows, home, letters)
     if stopped:
+        queues = set()
         for queue, number in _open(flows.find(home, flow_id)):
             cancel(queue, f"{flow_id}-{number}")
+            queues.add(queue)
+        for queue in queues:
+            _deliver_ends(flows, queue, home, flow_id)
     return stopped
+
+
+def _deliver_ends(flows: FlowCommands, queue: str, home: str, flow_id: str) -> None:
+    """Those that cancelling has just left in an outbox; the workers find what is not among them."""
+    flow = f"{flows.keys(home).flow_prefix}{flow_id}/"
+    _, letters = flows.letters(queue, _READ)
+    deliver(flows, queue, [letter for letter in letters if letter.to.startswith(flow)])
 
 
 def _open(found: FlowFound) -> Iterator[tuple[str, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ from dramatiq.middleware import Middleware, SkipMessage
 from broker import StreamsBroker, entry
 from broker.delivery import Delivery
 from broker.errors import HeadraceError, Refused
+from broker.flow_commands import Begun
 from broker.flow_step import OPTION, FlowStep, argument, outcome
 from broker.outbox import Place
 from broker.outcome import Cancel, Release
@@ -27,7 +29,8 @@ class UnusableResult(HeadraceError, ValueError):
 class Flows(Middleware):
     """Needed on every broker that runs flows, above what looks at arguments.
 
-    A step of a flow that has stopped does not run. A result that JSON can't represent, or that
+    A step of a flow that was cancelled does not run, nor one that comes back from the dead letters
+    to a flow that can't go on. A result that JSON can't represent, or that
     is too large, buries its step: nothing goes on without it.
     """
 
@@ -36,7 +39,7 @@ class Flows(Middleware):
             return
         step, place = _read(broker, message)
         try:
-            begun = broker.flows.begin(place, "running" if step.kind == "step" else "", step.spans)
+            begun = _begin(broker, message, step, place)
             found = broker.flows.find(place.home, place.flow_id) if step.outcome else None
         except BrokerConnectionError as error:
             message.outcome = Release()  # it has not run: not an attempt
@@ -45,7 +48,7 @@ class Flows(Middleware):
             raise Refused("expired", f"flow {place.flow_id!r} is forgotten")
         if begun.ms_left is not None:
             broker.expect_end_of_flow(place.home, begun.ms_left)
-        if step.kind == "step" and begun.state != "running":
+        if not begun.may_run:
             message.outcome = Cancel()
             raise SkipMessage(f"flow {place.flow_id!r} is {begun.state}")
         if found is not None:
@@ -99,6 +102,15 @@ def _results(
         ]
     except NotOpened as error:
         raise Refused(error.reason, f"flow {place.flow_id!r}, a step before: {error}") from error
+
+
+def _begin(broker: StreamsBroker, message: Delivery, step: FlowStep, place: Place) -> Begun:
+    begun = broker.flows.begin(place, step.spans, always=step.kind != "step")
+    if begun.state in ("stopping", "failed") and message.options.get("redrives"):
+        may_run, letters = broker.flows.reopen(place)
+        broker.deliver(place.home, letters)
+        return dataclasses.replace(begun, may_run=may_run)
+    return begun
 
 
 def _encode(broker: StreamsBroker, message: Delivery, result: Any) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import defaultdict
 from typing import Any
 from uuid import uuid4
 
@@ -19,6 +20,7 @@ from broker.errors import HeadraceError
 from broker.flow_commands import NewFlow
 from broker.flow_step import OPTION
 from broker.outbox import Letter
+from broker.stopping import stop
 from middleware.correlation import OPTION as CORRELATION
 from middleware.correlation import current_correlation_id
 from pipelines import state
@@ -120,6 +122,41 @@ def wait(flow_id: str, timeout: int = 60_000, *, broker: StreamsBroker | None = 
         broker.flows.wait(_home(flow_id), flow_id, left_ms)
         record = _known(flow_id, broker)
     return record
+
+
+def cancel(flow_id: str, *, broker: StreamsBroker | None = None) -> bool:
+    """Stop a flow; False if it has ended, is unknown, or ends for another reason already.
+
+    Nothing of it begins any more. What waits is cancelled when this returns, what runs within a
+    second; what was done is undone, and then the flow has ended as cancelled.
+    """
+    broker = _broker(broker)
+    home = _home(flow_id)
+    return stop(broker.flows, broker.commands.cancel, home, flow_id, "cancelled")
+
+
+def resume(flow_id: str, *, broker: StreamsBroker | None = None) -> int:
+    """Take a failed flow up where it failed: redrive the dead letters of its failed steps.
+
+    Returns how many there were. The flow goes on as each of them completes; what comes after
+    them runs then for the first time. A flow that was undone, even in part, is not taken up:
+    its steps would build on what is no longer there.
+
+    Raises:
+      FlowUnknown: there is no such flow.
+    """
+    broker = _broker(broker)
+    record = _known(flow_id, broker)
+    if record.state != "failed" or any(
+        step.kind == "undo" and step.released_at is not None for step in record.steps
+    ):
+        return 0
+    letters: dict[str, list[str]] = defaultdict(list)
+    for step in record.steps:
+        if step.kind == "step":
+            for queue in step.queues:
+                letters[queue] += (f"{flow_id}-{number}" for number in step.errors)
+    return sum(broker.inspector.redrive(queue, ids) for queue, ids in letters.items())
 
 
 def _known(flow_id: str, broker: StreamsBroker) -> FlowRecord:

@@ -38,8 +38,10 @@ class StepRecord:
     #: When the first of its messages began.
     started_at: int | None
     ended_at: int | None
-    #: Of some of the failed messages, by their numbers in the flow.
+    #: Of the messages that have failed, by their numbers in the flow.
     errors: dict[int, str]
+    #: Where its messages run.
+    queues: tuple[str, ...]
 
     @property
     def run_ms(self) -> int | None:
@@ -90,6 +92,7 @@ class _Defined(msgspec.Struct, frozen=True):
     first: int
     size: int
     next: tuple[int, ...]
+    queues: tuple[str, ...]
 
 
 _decode = msgspec.msgpack.Decoder(_Defined).decode
@@ -120,13 +123,15 @@ def _step(found: FlowFound, number: int, *, final: bool) -> StepRecord:
     defined = _decode(found.fields[str(number)])
     own: dict[str, Any] = {
         name: found.fields.get(f"{number}:{name}")
-        for name in ("state", "done", "failed", "released", "started", "ended")
+        for name in ("state", "done", "failed", "released", "started", "ended", "held")
     }
     state = "waiting" if own["state"] is None else own["state"].decode()
     if state == "dead":
         state = "failed"
-    if final and (state == "waiting" or (state == "running" and defined.kind == "step")):
+    if final and state == "waiting":
         state = "skipped"
+    elif final and own["held"] is not None:  # the rest of its branches was not sent
+        state = "failed" if own["failed"] else "skipped"
     numbers = range(defined.first, defined.first + defined.size)
     return StepRecord(
         number=number,
@@ -141,6 +146,7 @@ def _step(found: FlowFound, number: int, *, final: bool) -> StepRecord:
         released_at=_optional(own["released"]),
         started_at=_optional(own["started"]),
         ended_at=_optional(own["ended"]),
+        queues=defined.queues,
         errors={n: error for n, error in found.failed.items() if n in numbers},
     )
 

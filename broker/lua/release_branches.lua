@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- release_branches: send a part of a released step's messages; when the flow has stopped, drop the rest.
+-- release_branches: send a part of a step's messages; of a flow that failed the rest is held, of one that stopped it is dropped.
 -- KEYS[1] flow prefix prefix of the flows, completed with the id
 -- KEYS[2] outbox      STREAM  letters: what is to be done in other slots, or later
 -- KEYS[3] job prefix  prefix of the records, completed with the message id
@@ -32,10 +32,17 @@ local step, key = step_of(keys, flow, number), part(keys, flow, "")
 if not step then
   return { 0, keys.letters }
 end
-local found = redis.call("HMGET", key, number .. ":sent", "state")
+local found = redis.call("HMGET", key, number .. ":sent", "state", "reason", number .. ":held")
 local sent = tonumber(found[1] or 0)
 local rest = step.size - sent
-if rest > 0 and found[2] ~= "running" then
+if found[4] then
+  rest = 0
+elseif rest > 0 and found[2] ~= "running" and found[3] == "failed" then  -- it may be taken up again
+  redis.call("HSET", key, number .. ":held", rest)
+  redis.call("HINCRBY", key, "open", -rest)
+  conclude(keys, flow)
+  rest = 0
+elseif rest > 0 and found[2] ~= "running" then
   redis.call("HSET", key, number .. ":sent", step.size)
   redis.call("HINCRBY", key, "open", -rest)
   redis.call("HINCRBY", key, number .. ":dropped", rest)

@@ -11,7 +11,7 @@ from dramatiq import Message
 
 from broker import entry
 from broker.courier import deliver
-from broker.flow_commands import FlowCommands, NewFlow
+from broker.flow_commands import Begun, FlowCommands, NewFlow
 from broker.flow_step import OPTION
 from broker.outbox import Letter, Place
 from pipelines.flow import Flow, chain
@@ -297,15 +297,30 @@ def test_a_large_step_is_sent_part_by_part_and_only_once(start: Start) -> None:
     assert flow.record().step("a").done == 1200
 
 
-def test_of_a_large_step_the_rest_is_dropped_when_the_flow_has_stopped(start: Start) -> None:
+@pytest.mark.parametrize("why", ["failed", "cancelled"])
+def test_of_a_large_step_the_rest_is_not_sent_when_the_flow_has_stopped(
+    start: Start, why: str
+) -> None:
     flow = start(chain("c", [message() for _ in range(1200)], message("b")))
     flow.commands.release("home", flow.plan.id, 1)
+    if why == "cancelled":
+        flow.commands.stop("home", flow.plan.id, "cancelled")
     flow.end(0, "dead", error="no")
-    flow.deliver(flow.letters)
-    assert len(flow.ready()) == 500
+    for _ in range(2):
+        flow.deliver(flow.letters)
+        assert len(flow.ready()) == 500
     for number in range(1, 500):
         flow.end(number)
-    assert flow.record().state == "failed"
+    assert (flow.record().state, flow.states()["a"]) == (why, "failed")
+    may_run, letters = flow.commands.reopen(flow.place(0))
+    assert may_run is (why == "failed")
+    if may_run:  # the rest had only been held back
+        assert flow.record().state == "running"
+        flow.deliver(letters)
+        assert len(flow.ready()) == 1200
+        for number in (0, *range(500, 1200)):
+            flow.end(number)
+        assert flow.ready()[-1] == 1200
 
 
 def test_a_stopped_flow_ends_when_nothing_is_under_way(start: Start) -> None:
@@ -323,26 +338,31 @@ def test_a_step_begins_with_what_it_is_given_unless_the_flow_has_stopped(start: 
     flow = start(diamond())
     flow.end(0)
     flow.end(1, result="[1]")
-    begun = flow.commands.begin(flow.place(3), "running", [(0, 1), (1, 2)])
-    assert (begun.state, begun.ms_left, begun.results) == ("running", None, [None, b"[1]", None])
+    begun = flow.commands.begin(flow.place(3), [(0, 1), (1, 2)], always=False)
+    assert begun == Begun("running", True, None, [None, b"[1]", None])
     assert flow.record().step("bottom").started_at is not None
     flow.commands.stop("home", flow.plan.id, "cancelled")
-    assert flow.commands.begin(flow.place(2), "running", [(0, 1)]).results == []
+    begun = flow.commands.begin(flow.place(2), [(0, 1)], always=False)
+    assert begun == Begun("stopping", False, None, [])
     assert flow.record().step("right").started_at is None
+    begun = flow.commands.begin(flow.place(2), [(0, 1)], always=True)
+    assert begun == Begun("stopping", True, None, [None])
     forgotten = Place("home", "home.other", 1, 0)
-    assert flow.commands.begin(forgotten, "running", []).state == ""
+    assert flow.commands.begin(forgotten, [], always=True) == Begun("", False, None, [])
 
 
 def test_a_flow_out_of_time_stops_at_the_next_begin(start: Start) -> None:
     flow = Flow("f", time_limit=60_000).step("a", message())
     started = start(flow)
-    assert 0 < (started.commands.begin(started.place(0), "running", []).ms_left or 0) <= 60_000
+    begun = started.commands.begin(started.place(0), [], always=False)
+    assert begun.may_run
+    assert 0 < (begun.ms_left or 0) <= 60_000
     ((id, due),) = started.commands.deadlines("home", 10)
     assert id == started.plan.id
     assert due == started.record().deadline_at
     started.client.hset(started.key, "deadline", "1")
-    begun = started.commands.begin(started.place(0), "running", [])
-    assert (begun.state, begun.ms_left) == ("stopping", 0)
+    begun = started.commands.begin(started.place(0), [], always=False)
+    assert begun == Begun("stopping", False, 0, [])
     started.end(0, "cancelled")
     assert started.record().state == "timed_out"
     assert started.commands.stop("home", id, "timed_out")[0] is False
@@ -368,3 +388,43 @@ def test_ends_of_a_forgotten_flow_are_passed_over(start: Start) -> None:
     flow.client.delete(flow.key)
     assert flow.end(0) == []
     assert flow.ready() == [0]
+
+
+def test_a_redriven_message_may_run_again_before_its_end_is_known(start: Start) -> None:
+    flow = start(diamond())
+    flow.end(0)
+    flow.end(1, "dead", error="no")
+    flow.end(2, "dead", error="nor this")
+    assert flow.record().state == "failed"
+    assert flow.commands.reopen(flow.place(1)) == (True, [])
+    assert flow.commands.reopen(flow.place(1)) == (True, []), "its worker was killed"
+    assert (flow.record().state, flow.record().step("left").state) == ("failed", "running")
+    assert flow.commands.reopen(flow.place(2)) == (True, [])
+    assert flow.record().state == "running"
+    flow.end(1, "dead", error="again")
+    flow.end(2)
+    assert flow.record().error == "again"
+    assert flow.commands.reopen(flow.place(1)) == (True, [])
+    flow.end(1)
+    assert flow.ready()[-1] == 3
+
+
+@pytest.mark.parametrize("why", ["cancelled", "undone", "ignored", "forgotten"])
+def test_a_flow_that_cant_go_on_is_not_taken_up(start: Start, why: str) -> None:
+    policy: Any = "ignore" if why == "ignored" else "fail"
+    flow = Flow("f").step("a", message(), undo=message() if why == "undone" else None)
+    flow.step("b", message(), after="a", policy=policy)
+    started = start(flow.step("c", message(), after="a"))
+    started.end(0)
+    if why == "cancelled":
+        started.commands.stop("home", started.plan.id, "cancelled")
+    started.end(1, "dead", error="no")
+    started.end(2)
+    if why == "undone":
+        started.end(3)
+    elif why == "forgotten":
+        started.client.delete(started.key)
+    before = started.commands.find("home", started.plan.id)
+    assert started.commands.reopen(started.place(1)) == (False, [])
+    started.end(1)
+    assert started.commands.find("home", started.plan.id) == before

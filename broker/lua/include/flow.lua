@@ -91,9 +91,12 @@ end
 
 local function end_step(keys, flow, number, step)
   local key = part(keys, flow, "")
-  local failed = tonumber(redis.call("HGET", key, number .. ":failed") or 0)
-  local now = string.format("%d", now_ms())
-  redis.call("HSET", key, number .. ":state", failed > 0 and "failed" or "completed", number .. ":ended", now)
+  local counts = redis.call("HMGET", key, number .. ":failed", number .. ":dropped")
+  local whole = counts[2] and "cancelled" or "completed"
+  if tonumber(counts[1] or 0) > 0 then
+    whole = "failed"
+  end
+  redis.call("HSET", key, number .. ":state", whole, number .. ":ended", string.format("%d", now_ms()))
   redis.call("HINCRBY", key, "left", -1)
   if redis.call("HGET", key, "state") == "running" then
     pass_on(keys, flow, number, step)
@@ -179,11 +182,21 @@ local function reopen(keys, flow, number, step, message)
     redis.call("PERSIST", part(keys, flow, name))
   end
   for other = 1, tonumber(redis.call("HGET", key, "steps")) do
-    if redis.call("HGET", key, other .. ":state") == "completed" then  -- while the flow was stopped
+    local left = redis.call("HMGET", key, other .. ":state", other .. ":held")
+    if left[1] == "completed" then  -- while the flow was stopped
       pass_on(keys, flow, other, step_of(keys, flow, other))
+    elseif left[2] then
+      redis.call("HDEL", key, other .. ":held")
+      redis.call("HINCRBY", key, "open", left[2])
+      post(keys, "release", flow, tostring(other))
     end
   end
   return true
+end
+
+local function was_stopped(keys, flow)
+  local reason = redis.call("HGET", part(keys, flow, ""), "reason")
+  return reason == "cancelled" or reason == "timed_out"
 end
 
 local function note_failure(keys, flow, number, step, message, error)
@@ -225,6 +238,8 @@ local function advance(keys, flow, number, message, state, result, error)
       local undoing = step_of(keys, flow, step.undo)
       redis.call("RPUSH", part(keys, flow, ":undo"), step.undo .. "/" .. (undoing.first + message - step.first))
     end
+  elseif state == "cancelled" and was_stopped(keys, flow) then
+    redis.call("HINCRBY", key, number .. ":dropped", 1)
   else
     note_failure(keys, flow, number, step, message, error)
   end

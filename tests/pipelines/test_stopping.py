@@ -1,0 +1,213 @@
+"""Flows that are cancelled, run out of time, and are taken up again where they failed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import dramatiq
+import pytest
+
+from broker import JobCancelled, StreamsBroker
+from broker.flow_step import FlowOutcome
+from pipelines import flows
+from pipelines.flow import Flow, chain
+from tests.conftest import StartWorker
+from tests.contract.recording import Seen
+from tests.waiting import PATIENCE_S, eventually, wait_for
+
+TIMEOUT_MS = int(PATIENCE_S * 1000)
+
+
+class Slow:
+    """Actors of which one waits until it is told to go on, and tells how it ended."""
+
+    def __init__(self) -> None:
+        self.seen = Seen()
+        self.begun = threading.Event()
+        self.may_end = threading.Event()
+        seen = self.seen
+
+        @dramatiq.actor(queue_name="home")
+        def quick(*given: Any) -> str:
+            return "quick"
+
+        @dramatiq.actor(queue_name="home", max_retries=0)
+        def slow(*given: Any) -> None:
+            self.begun.set()
+            try:
+                # In steps: an exception raised into the thread waits for Python code to run.
+                while not self.may_end.wait(0.02):
+                    pass
+            except JobCancelled:
+                seen.add("interrupted")
+                raise
+
+        @dramatiq.actor(queue_name="away")
+        def note(*given: Any) -> None:
+            seen.add(given)
+
+        self.quick, self.slow, self.note = quick, slow, note
+
+
+@pytest.fixture
+def slow(broker: StreamsBroker) -> Slow:
+    return Slow()
+
+
+def test_a_cancelled_flow_ends_at_once_what_waits_and_soon_what_runs_and_undoes_the_rest(
+    broker: StreamsBroker, slow: Slow, start_worker: StartWorker
+) -> None:
+    flow = Flow("c").step("quick", slow.quick.message(), undo=slow.note.message("undo"))
+    flow.step("slow", slow.slow.message(), after="quick")
+    later = slow.note.message_with_options(args=("later",), delay=60_000)
+    flow.step("later", later, after="quick").step("never", slow.note.message(), after="slow")
+    flow.on_failure(slow.note.message("failure"))
+    start_worker(broker)
+    flow_id = flows.start(flow)
+    wait_for(slow.begun, "the slow step")
+    eventually(
+        lambda: broker.inspector.queue("away").scheduled, lambda n: n == 1, what="the later step"
+    )
+    assert flows.cancel(flow_id)
+    record = flows.wait(flow_id, TIMEOUT_MS)
+    assert record.state == "cancelled"
+    states = {step.name: step.state for step in record.steps}
+    assert states == {
+        "quick": "completed",
+        "slow": "cancelled",
+        "later": "cancelled",
+        "never": "skipped",
+        "undo quick": "completed",
+        "on_failure": states["on_failure"],  # it may run still
+    }
+    told = slow.seen.take(3)
+    assert told[:2] == ["interrupted", ("undo", "quick")]
+    assert FlowOutcome(**told[2][1]).state == "cancelled"
+    assert not flows.cancel(flow_id)
+    assert broker.inspector.queue("away").scheduled == 0
+
+
+def test_a_flow_nobody_works_on_is_cancelled_when_the_call_returns(
+    broker: StreamsBroker, slow: Slow
+) -> None:
+    flow_id = flows.start(chain("c", [slow.quick.message(), slow.note.message()]))
+    assert flows.cancel(flow_id)
+    record = flows.get(flow_id)
+    assert record is not None
+    assert record.state == "cancelled"
+    assert (broker.inspector.size("home"), broker.inspector.size("away")) == (0, 0)
+    assert not flows.cancel("home.unknown")
+
+
+def test_a_flow_ends_when_its_time_is_over(
+    broker: StreamsBroker, slow: Slow, start_worker: StartWorker
+) -> None:
+    flow = Flow("limited", time_limit=600).step("slow", slow.slow.message())
+    flow.step("never", slow.note.message(), after="slow")
+    start_worker(broker)
+    started = time.monotonic()
+    flow_id = flows.start(flow)
+    record = flows.wait(flow_id, TIMEOUT_MS)
+    assert 0.6 <= time.monotonic() - started < 5
+    assert record.state == "timed_out"
+    assert record.step("slow").state == "cancelled"
+    assert slow.seen.next() == "interrupted"
+    broker.join("away", timeout=TIMEOUT_MS)
+    assert slow.seen.nothing_more(0.1)
+
+
+def test_a_step_that_waits_longer_than_the_flow_may_last_ends_with_it(
+    broker: StreamsBroker, slow: Slow, start_worker: StartWorker
+) -> None:
+    later = slow.note.message_with_options(args=(), delay=60_000)
+    flow = Flow("limited", time_limit=700).step("quick", slow.quick.message())
+    start_worker(broker)
+    flow_id = flows.start(flow.step("later", later, after="quick"))
+    assert flows.wait(flow_id, TIMEOUT_MS).state == "timed_out"
+    assert broker.inspector.size("away") == 0
+
+
+def failing(broker: StreamsBroker, seen: Seen, *, undo: bool = False) -> Flow:
+    """A flow of which two steps fail until they are mended."""
+
+    @dramatiq.actor(queue_name="home")
+    def first() -> int:
+        seen.add("first")
+        return 1
+
+    @dramatiq.actor(queue_name="home", max_retries=0)
+    def mended(given: int, mend: bool) -> int:
+        if not broker.client.exists(f"{broker.namespace}:mended"):
+            raise ValueError("broken")
+        return given + 1
+
+    @dramatiq.actor(queue_name="away", max_retries=0)
+    def mended_away(given: int) -> int:
+        return mended(given, True) + 10
+
+    @dramatiq.actor(queue_name="home")
+    def last(given: list[int]) -> None:
+        seen.add(given)
+
+    undone = first.message_with_options(pipe_ignore=True) if undo else None
+    flow = Flow("mended").step("first", first.message(), undo=undone)
+    flow.step("home", mended.message_with_options(kwargs={"mend": True}), after="first")
+    flow.step("away", mended_away.message_with_options(), after="first")
+    return flow.step("last", last.message_with_options(), after=["home", "away"])
+
+
+def test_a_failed_flow_is_resumed_from_the_steps_that_failed(
+    broker: StreamsBroker, start_worker: StartWorker
+) -> None:
+    seen = Seen()
+    flow = failing(broker, seen)
+    start_worker(broker)
+    flow_id = flows.start(flow)
+    record = flows.wait(flow_id, TIMEOUT_MS)
+    assert record.state == "failed"
+    assert {record.step(name).state for name in ("home", "away")} == {"failed"}
+    broker.client.set(f"{broker.namespace}:mended", 1)
+    assert flows.resume(flow_id) == 2
+    resumed = eventually(
+        lambda: flows.get(flow_id),
+        lambda found: found is not None and found.state == "completed",
+        what="the resumed flow",
+    )
+    assert seen.take(2) == ["first", [2, 12]]
+    assert seen.nothing_more(0.1)
+    assert resumed is not None
+    assert {step.state for step in resumed.steps} == {"completed"}
+    assert flows.resume(flow_id) == 0
+    assert [broker.inspector.queue(name).dead for name in ("home", "away")] == [0, 0]
+
+
+def test_a_redrive_by_an_operator_resumes_the_flow_as_well(
+    broker: StreamsBroker, start_worker: StartWorker
+) -> None:
+    seen = Seen()
+    flow_id = flows.start(failing(broker, seen))
+    start_worker(broker)
+    assert flows.wait(flow_id, TIMEOUT_MS).state == "failed"
+    broker.client.set(f"{broker.namespace}:mended", 1)
+    for queue in ("home", "away"):
+        assert broker.inspector.redrive(queue) == 1
+    assert seen.take(2) == ["first", [2, 12]]
+
+
+def test_a_flow_that_was_undone_is_not_resumed(
+    broker: StreamsBroker, start_worker: StartWorker
+) -> None:
+    seen = Seen()
+    flow_id = flows.start(failing(broker, seen, undo=True))
+    start_worker(broker)
+    record = flows.wait(flow_id, TIMEOUT_MS)
+    assert (record.state, record.step("undo first").state) == ("failed", "completed")
+    broker.client.set(f"{broker.namespace}:mended", 1)
+    assert flows.resume(flow_id) == 0
+    assert broker.inspector.redrive("home") == 1
+    broker.join("home", timeout=TIMEOUT_MS)
+    assert flows.get(flow_id) == record
+    assert seen.take(2) == ["first", "first"]
+    assert seen.nothing_more(0.1)
