@@ -13,7 +13,7 @@ from middleware.retries import PolicyRetries, RetryPolicy
 from tests.conftest import NewBroker
 from tests.processes import ROOT
 
-PAGES = ["dead-letters", "validation", "retries"]
+PAGES = ["dead-letters", "validation", "retries", "records", "deduplication"]
 
 
 @pytest.mark.parametrize("page", PAGES)
