@@ -89,9 +89,7 @@ def read_deaths(broker: StreamsBroker) -> list[Death]:
 
 def _letters(broker: StreamsBroker, queue: str) -> list[DeadLetter]:
     # The jobs are encrypted, and this process has the key.
-    return [
-        broker.codec.revealed(queue, letter) for letter in broker.inspector.dead(queue, limit=1_000)
-    ]
+    return [broker.codec.revealed(letter) for letter in broker.inspector.dead(queue, limit=1_000)]
 
 
 def read_leftovers(broker: StreamsBroker) -> dict[str, Leftover]:
