@@ -9,6 +9,7 @@ from bench.drain import drain, processes
 from bench.enqueue import enqueue
 from bench.figure import Figure
 from bench.idle import idle
+from bench.intake import intake
 from bench.latency import latency, schedule
 from bench.memory import memory
 from bench.middleware import middleware, records
@@ -20,6 +21,7 @@ MEASUREMENTS: Mapping[str, Callable[[Run], list[Figure]]] = {
     "records": records,
     "middleware": middleware,
     "enqueue": enqueue,
+    "intake": intake,
     "latency": latency,
     "schedule": schedule,
     "idle": idle,

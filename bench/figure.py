@@ -73,6 +73,11 @@ def at_most(bound: float) -> Target:
     return Target("ours", "≤", bound)
 
 
+def at_least_a_second(bound: float) -> Target:
+    """So much in the figure's unit, or more."""
+    return Target("ours", "≥", bound)
+
+
 def written(value: float) -> str:
     """A number with as many digits as mean something."""
     if abs(value) >= 100 or value == 0:

@@ -33,6 +33,7 @@ FIGURES = {
     "enqueue-many",
     "enqueue-bare",
     "enqueue-packed",
+    "intake",
     "start-p50",
     "start-p99",
     "scheduled-late-p50",
