@@ -45,6 +45,11 @@ class Inbox:
         with translated():
             self._client.xadd(self._key, fields, maxlen=max_length, approximate=True)
 
+    def forget(self) -> None:
+        """Drop all of it. Raises Dramatiq's connection errors."""
+        with translated():
+            self._client.delete(self._key)
+
     def read(self, *, after: str = "-", limit: int = 100) -> list[InboxItem]:
         """The next notifications, oldest first, each once; ``after`` is the last position seen.
 

@@ -14,7 +14,11 @@ from actors.push import send_push
 @job(queue_name="notification-queue")
 def send_notification(notification: Notification) -> None:
     """Deliver it, at least once; every way marks it with the message's id, so a repeat shows."""
-    message_id = current.message_id()
+    deliver(notification, current.message_id())
+
+
+def deliver(notification: Notification, message_id: str) -> None:
+    """Hand a notification to the mail server, the push gateway or the user's inbox."""
     content = notification.content()
     if isinstance(content, EmailContent):
         send_mail(application.smtp, content, message_id)

@@ -74,6 +74,15 @@ class InboxSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     length: Annotated[int, Meta(ge=1)] = 1_000
 
 
+class DigestSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Mails of several notifications."""
+
+    #: A digest goes out when nothing was added for so long, in milliseconds.
+    pause_ms: Annotated[int, Meta(ge=1)] = 60_000
+    #: No notification waits longer than about this for its digest, in milliseconds.
+    longest_wait_ms: Annotated[int, Meta(ge=1)] = 900_000
+
+
 class ApplicationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything the jobs are configured by. Secrets hide themselves in its repr."""
 
@@ -82,6 +91,7 @@ class ApplicationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     storage: StorageSettings = StorageSettings()
     images: ImageSettings = ImageSettings()
     inbox: InboxSettings = InboxSettings()
+    digest: DigestSettings = DigestSettings()
 
     @classmethod
     def load(
@@ -129,6 +139,8 @@ _VARIABLES: Final = (
     Variable("STORAGE_URL", "storage.url"),
     Variable("IMAGE_MAX_PIXELS", "images.max_pixels", int),
     Variable("INBOX_LENGTH", "inbox.length", int),
+    Variable("DIGEST_PAUSE_MS", "digest.pause_ms", int),
+    Variable("DIGEST_LONGEST_WAIT_MS", "digest.longest_wait_ms", int),
 )
 _NAMES: Final = {variable.field: variable.name for variable in _VARIABLES}
 # URLs may carry a login.

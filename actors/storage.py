@@ -71,6 +71,18 @@ class Storage:
                 self._fs.rm_file(temporary)
             raise
 
+    def list(self, folder: str) -> list[str]:
+        """The paths of all files below a folder, sorted; none if there is no such folder.
+
+        Unfinished ones are left out. Raises as :meth:`read`.
+        """
+        start = self._inside(folder)
+        if not self._fs.isdir(start):
+            return []
+        found = (str(path) for path in self._fs.find(start))
+        inside = (path[len(start) - len(folder) :] for path in found)
+        return sorted(path for path in inside if not _TEMPORARY.match(path.rpartition("/")[2]))
+
     def remove(self, path: str) -> None:
         """Remove the file; one that isn't there is fine. Raises as :meth:`read`."""
         with suppress(FileNotFoundError):

@@ -128,3 +128,17 @@ def test_the_memory_storage_is_the_one_of_fsspec() -> None:
     name = uuid4().hex
     Storage(f"memory://{name}").write("x", b"1")
     assert fsspec.filesystem("memory").cat_file(f"/{name}/x") == b"1"
+
+
+def test_files_are_listed_below_a_folder_and_removed(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    for path in ("a/b/one", "a/two", "ab/three"):
+        storage.write(path, b"x")
+    (tmp_path / "a" / f".half.{'0' * 32}.headrace-part").touch()
+    assert storage.list("a") == ["a/b/one", "a/two"]
+    assert storage.list("nowhere") == []
+    storage.remove("a/two")
+    storage.remove("a/two")
+    assert storage.list("a") == ["a/b/one"]
+    with pytest.raises(RuleBroken):
+        storage.list("../a")
