@@ -28,7 +28,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(STAMP) ## real jobs through real workers on an embedded server, checked at the end
-	$(PY) -m bench.demo
+	$(PY) -m bench.demo $(ARGS)
 
 run: $(STAMP) ## server, workers and scheduler in the foreground, until Ctrl-C
 	$(PY) -m actors

@@ -17,6 +17,8 @@ from actors.app import build_broker
 from bench.demo.report import Display, show_summary
 from bench.demo.run import Run, WorkersGone
 from bench.demo.sinks import HttpSink, SmtpSink
+from bench.demo.telemetry import Telemetry
+from bench.demo.telemetry import show as show_trace
 from bench.demo.verify import verify
 from bench.demo.workers import Workers, environment
 from bench.demo.workload import FLAKY_REFUSALS, FLAKY_TITLE, UNKNOWN_ADDRESS, Workload, build
@@ -42,14 +44,21 @@ def main() -> int:
         signal.signal(number, _interrupt)
     try:
         with tempfile.TemporaryDirectory(prefix="headrace-demo-") as folder:
-            return demo(Path(folder), console, arguments.scale, arguments.timeout)
+            return demo(
+                Path(folder), console, arguments.scale, arguments.timeout, arguments.telemetry
+            )
     except Interrupted as interrupted:
         console.print("Interrupted; everything is stopped.", highlight=False)
         return 128 + interrupted.number
 
 
-def demo(folder: Path, console: Console, scale: float, timeout_s: float) -> int:
-    """Everything in `folder`; no process is left when it returns or raises."""
+def demo(
+    folder: Path, console: Console, scale: float, timeout_s: float, spans: Path | None = None
+) -> int:
+    """Everything in `folder`; no process is left when it returns or raises.
+
+    `spans` is a file for the spans of all processes; None: there are none.
+    """
     workload = build(scale)
     _store(folder / "storage", workload)
     with ExitStack() as stack:
@@ -63,6 +72,9 @@ def demo(folder: Path, console: Console, scale: float, timeout_s: float) -> int:
             push_url=pushes.url,
             base=os.environ,
         )
+        telemetry = None if spans is None else stack.enter_context(Telemetry(spans))
+        if telemetry is not None:
+            environ |= telemetry.environment
         broker = build_broker(Settings.load(environ))
         stack.callback(broker.close)
         workers = stack.enter_context(Workers(environ, folder / "workers.log"))
@@ -80,6 +92,7 @@ def demo(folder: Path, console: Console, scale: float, timeout_s: float) -> int:
         try:
             with display.running():
                 run.drive()
+            trace = None if telemetry is None else telemetry.follow(broker)
         except WorkersGone as gone:
             console.print(f"{gone}", style="bold red", markup=False)
             _show_log(console, workers)
@@ -98,6 +111,9 @@ def demo(folder: Path, console: Console, scale: float, timeout_s: float) -> int:
             worker_deaths=worker_deaths,
             elapsed_s=run.elapsed_s,
         )
+        if telemetry is not None and trace is not None:
+            show_trace(console, trace)
+            console.print(f"{telemetry.write()} spans in {spans}", highlight=False)
         if verdict.faults:
             _show_log(console, workers)
         return 1 if verdict.faults else 0
@@ -125,6 +141,14 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         default=90.0,
         help="seconds to wait for the jobs before saying what is missing",
+    )
+    parser.add_argument(
+        "--telemetry",
+        metavar="FILE",
+        nargs="?",
+        type=Path,
+        const=Path("demo-spans.jsonl"),
+        help="write all spans to a file, and show the trace of one job as a tree",
     )
     return parser
 

@@ -12,9 +12,11 @@ from typing import Any
 import dramatiq
 from dramatiq import Broker, Worker
 from dramatiq.broker import MessageProxy
-from dramatiq.middleware import Interrupt, Middleware
+from dramatiq.middleware import CurrentMessage, Interrupt, Middleware
 
 from actors.job import job
+from actors.notifications import send_notification
+from actors.payloads import Notification
 from bench.demo.journal import Event, JournalWriter
 
 JOURNAL_VARIABLE = "HEADRACE_DEMO_JOURNAL"
@@ -25,6 +27,17 @@ JOURNAL_VARIABLE = "HEADRACE_DEMO_JOURNAL"
 def kill_worker() -> None:
     """Die as a process does that runs out of memory: at once, with nothing handed back."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@job(queue_name="notification-queue")
+def welcome(user_id: str) -> None:
+    """Send a notification, then fail once: what a trace of several jobs looks like."""
+    message = CurrentMessage.get_current_message()
+    if message is not None and not message.options.get("retries"):
+        send_notification.send(
+            Notification(type="in-app", user_id=user_id, payload={"text": "Welcome!"})
+        )
+        raise TimeoutError("the profile is not ready yet")
 
 
 class Journal(Middleware):

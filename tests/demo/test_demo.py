@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +18,13 @@ from tests.demo.left_behind import left_behind
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_S = 110.0
+TREE = """\
+└── send notification-queue welcome (producer, demo-web, _)
+    ├── process notification-queue welcome (consumer, demo-worker, _, TimeoutError)
+    │   └── send notification-queue send_notification (producer, demo-worker, _)
+    │       └── process notification-queue send_notification (consumer, demo-worker, _)
+    └── process notification-queue welcome (consumer, demo-worker, _, attempt 2)
+""".splitlines()
 
 
 @contextmanager
@@ -37,12 +46,23 @@ def demo(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.slow
-def test_a_small_demo_finds_every_effect_and_leaves_nothing(tmp_path: Path) -> None:
-    with demo(tmp_path, "--scale", "0.05") as process:
+def test_a_small_demo_finds_every_effect_and_leaves_nothing(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.mktemp("telemetry") / "spans.jsonl"
+    with demo(tmp_path, "--scale", "0.05", "--telemetry", str(file)) as process:
         output, _ = process.communicate(timeout=RUN_S)
     assert process.returncode == 0, output
     assert "Verified: all" in output
     assert "max_deliveries" in output
+    shown = [re.sub(r"[\d.]+ ms", "_", line) for line in output.splitlines()]
+    start = shown.index("POST /welcome  (server, demo-web, _)")
+    assert shown[start + 1 : start + 6] == TREE
+    spans = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    assert len(spans) > 200
+    assert {"send notification-queue", "create file-processing-queue"} <= {
+        span["name"] for span in spans
+    }
     assert left_behind(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 

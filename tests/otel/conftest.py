@@ -13,11 +13,11 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, Sampler
 
+from bench.otlp import Received, Receiver
 from broker import StreamsBroker
 from broker.embedded import EmbeddedValkey
 from otel.tracing import Tracing
 from tests.conftest import NewBroker
-from tests.otel.receiver import Received, Receiver
 
 Traced = Callable[..., StreamsBroker]
 

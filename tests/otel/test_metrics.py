@@ -18,6 +18,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader, PeriodicExpor
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
+from bench.otlp import Point, Received, Receiver
 from broker import StreamsBroker
 from broker.embedded import EmbeddedValkey
 from broker.intake_commands import IntakeCommands, Source
@@ -29,7 +30,6 @@ from otel.tally import MOST, Tally
 from otel.tracing import Tracing
 from otel.utilization import Utilization
 from tests.conftest import NewBroker, StartWorker
-from tests.otel.receiver import Point, Received, Receiver
 from tests.waiting import eventually
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from dramatiq import Message
 
+from bench.otlp import Receiver
 from broker import StreamsBroker
 from broker.embedded import EmbeddedValkey
 from broker.errors import SettingsError
 from otel.settings import ExportSettings, TelemetrySettings
 from tests.conftest import NewBroker
-from tests.otel.receiver import Receiver
 from tests.processes import ROOT, Launcher
 
 MODULE = """\

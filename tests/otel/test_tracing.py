@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler
 
+from bench.otlp import Received, Span
 from broker import Rate, RateLimited, StreamsBroker
 from broker.embedded import EmbeddedValkey
 from middleware.encryption import Encryption
@@ -24,7 +25,6 @@ from middleware.rate_limits import RateLimits
 from otel.tracing import Tracing
 from tests.conftest import NewBroker, StartWorker
 from tests.otel.conftest import Traced
-from tests.otel.receiver import Received, Span
 from tests.waiting import eventually
 
 REQUEST = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from bench.otlp import Received, Receiver
 from broker.embedded import EmbeddedValkey
-from tests.otel.receiver import Received, Receiver
 from tests.processes import ROOT, Launcher
 from tests.waiting import PATIENCE_S, eventually
 

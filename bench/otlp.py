@@ -1,4 +1,4 @@
-"""A real OTLP receiver, over gRPC and over HTTP, that keeps what it is sent."""
+"""A real OTLP receiver, over gRPC and over HTTP, that keeps what it is sent: for demo and tests."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
 
-from tests.waiting import PATIENCE_S
-
 Attributes = dict[str, Any]
+
+#: How long is waited for what must come, in seconds.
+PATIENCE_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class Received:
     """Everything that was sent, for tests that wait on it. Thread-safe."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(threading.RLock())
         self._spans: list[Span] = []
         #: The last export of each process, by its instance id.
         self._points: dict[str, list[Point]] = {}
@@ -128,17 +129,22 @@ class Received:
         Raises:
           AssertionError: when there are not in time; it shows what there is.
         """
-        self._wait(lambda: len(self.spans(name)) >= count, f"{count} x {name!r}")
+        self.wait_until(lambda: len(self.spans(name)) >= count, f"{count} x {name!r}")
         return self.spans(name)
 
     def wait_for_points(
         self, metric: str, holds: Callable[[list[Point]], bool] = bool
     ) -> list[Point]:
         """Wait until the metric's values are as wanted; by default, until there are any."""
-        self._wait(lambda: holds(self.points(metric)), metric)
+        self.wait_until(lambda: holds(self.points(metric)), metric)
         return self.points(metric)
 
-    def _wait(self, holds: Callable[[], bool], what: str) -> None:
+    def wait_until(self, holds: Callable[[], bool], what: str) -> None:
+        """Wait until it holds, asked again whenever something is received.
+
+        Raises:
+          AssertionError: when it does not in time; it shows what there is.
+        """
         with self._changed:
             if self._changed.wait_for(holds, PATIENCE_S):
                 return
