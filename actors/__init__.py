@@ -13,5 +13,5 @@ from actors.app import broker
 __all__ = ["broker"]
 
 for _module in pkgutil.iter_modules(__path__):
-    if _module.name != "__main__":  # that one is a program, `make run`
+    if not _module.name.endswith(("__main__", "_command")):  # those are programs
         importlib.import_module(f"{__name__}.{_module.name}")

@@ -16,7 +16,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -50,9 +50,9 @@ class FolderInUse(Exception):
     """Another process keeps its data there; two servers would ruin one append-only file."""
 
 
-def main() -> int:
+def main(command_line: Sequence[str] | None = None) -> int:
     """Run until a signal; returns the exit status."""
-    arguments = _parser().parse_args()
+    arguments = _parser().parse_args(command_line)
     for number in SIGNALS:
         signal.signal(number, _raise_stopped)
     try:

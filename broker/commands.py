@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import redis
 
 from broker import entry
 from broker.delivery import Lease, Slot
-from broker.direct import direct
+from broker.direct import direct, pipeline
 from broker.entry import Fields
 from broker.errors import QueueFull, translated
 from broker.failures import FailureKind
@@ -24,6 +24,7 @@ from broker.outbox import Letter
 from broker.outcome import Bury, Cancel, Done, Outcome, Park, Release, Retry, Settled
 from broker.retention import Keep
 from broker.scripts import Client, script
+from broker.scripts import names as script_names
 
 _pack = entry.pack_array
 _ALL = Keep()
@@ -499,6 +500,32 @@ class Commands:
         with translated():
             found = self.client.execute_command("HGET", messages, id)
         return None if found is None else bytes(found)
+
+    def kept_sizes(self, queue: str) -> dict[Kept, tuple[int, int]]:
+        """How many ids and how many messages are in each place outside the streams."""
+        sizes: dict[Kept, tuple[int, int]] = {}
+        for place in get_args(Kept):
+            index, messages = self._kept(queue, place)
+            with translated():
+                ids, texts = pipeline(self.client, index, ("ZCARD", index), ("HLEN", messages))
+            sizes[place] = (ids, texts)
+        return sizes
+
+    def refused_scripts(self) -> dict[str, str]:
+        """Load every script; those that the server refuses, with its reason.
+
+        Raises:
+          AuthenticationRefused: this user may not load any.
+        """
+        client: Any = self.client
+        refused: dict[str, str] = {}
+        for name in script_names():
+            try:
+                with translated():
+                    client.script_load(script(name).source)
+            except redis.ResponseError as error:
+                refused[name] = str(error)
+        return refused
 
     def replace(self, queue: str, kept: Kept, id: bytes, before: bytes, after: bytes) -> bool:
         """Put another value in a kept one's place, if it is still that one."""

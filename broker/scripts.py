@@ -46,3 +46,9 @@ class Script:
 def script(name: str) -> Script:
     """The script of a transition, loaded once a process."""
     return Script(name)
+
+
+def names() -> list[str]:
+    """The names of all scripts, sorted."""
+    files = (resources.files("broker") / "lua").iterdir()
+    return sorted(file.name.removesuffix(".lua") for file in files if file.name.endswith(".lua"))

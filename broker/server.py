@@ -60,7 +60,7 @@ def _check_nodes(client: redis.RedisCluster) -> None:
 
 
 def _check_info(info: Mapping[str, Any]) -> None:
-    name = "valkey" if "valkey_version" in info else "redis"
+    name = _name(info)
     version = str(info.get(f"{name}_version", "0"))
     if tuple(int(part) for part in version.split(".")[:2]) < _MINIMUM[name]:
         wanted = ".".join(map(str, _MINIMUM[name]))
@@ -111,3 +111,54 @@ def _memory(address: str, info: Mapping[str, Any]) -> ServerMemory:
         limit=int(info.get("maxmemory", 0)),
         evicts=info.get("maxmemory_policy") != "noeviction",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What one server says of itself."""
+
+    #: redis or valkey.
+    name: str
+    version: str
+    #: master or slave, in the server's own word.
+    role: str
+    #: It keeps an append-only file.
+    appends: bool
+    #: Its last write to disk did not fail.
+    writes_ok: bool
+
+
+def facts(client: Any) -> list[ServerFacts]:
+    """What the server says of itself; of a cluster, each master that answers.
+
+    Raises:
+      ConnectionClosed: the server can't be reached now.
+      AuthenticationRefused: this user may not ask.
+    """
+    with translated():
+        if isinstance(client, redis.RedisCluster):
+            return [_facts(client.info(target_nodes=node)) for node in client.get_primaries()]
+        return [_facts(client.info())]
+
+
+def time_ms(client: Any) -> int:
+    """The server's clock, unix ms; of a cluster, that of some node. Raises as :func:`facts`."""
+    with translated():
+        seconds, micros = client.time()
+    return int(seconds) * 1_000 + int(micros) // 1_000
+
+
+def _facts(info: Mapping[str, Any]) -> ServerFacts:
+    name = _name(info)
+    states = [info.get(f"{what}_status") for what in ("aof_last_write", "rdb_last_bgsave")]
+    return ServerFacts(
+        name,
+        version=str(info.get(f"{name}_version", "0")),
+        role=str(info.get("role")),
+        appends=bool(info.get("aof_enabled")),
+        writes_ok="err" not in states,
+    )
+
+
+def _name(info: Mapping[str, Any]) -> str:
+    return "valkey" if "valkey_version" in info else "redis"

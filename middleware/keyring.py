@@ -126,14 +126,8 @@ class KeyRing:
           SettingsError: the file can't be read, others may read it, it is no such TOML, a key is
             none or can't be unwrapped. Says nothing of a key but its id.
         """
-        table = _table(path)
-        keys, named = table.get("keys"), active or table.get("active")
-        if table.keys() - {"keys", "active"} or not isinstance(keys, Mapping):
-            rule = "must have a table [keys] and active, and nothing else"
-            raise SettingsError("key file", str(path), rule)
-        if not isinstance(named, str):
-            raise SettingsError("key file", str(path), "must name the active key")
-        return cls([_read(id, value, wrapper) for id, value in keys.items()], named)
+        keys, named = read_file(path)
+        return cls([_read(id, value, wrapper) for id, value in keys.items()], active or named)
 
     @classmethod
     def from_settings(cls, settings: EncryptionSettings) -> KeyRing | None:
@@ -172,6 +166,22 @@ def new_key(wrapper: KeyWrapper | None = None) -> str:
     if wrapper is None:
         return base64.b64encode(secret).decode()
     return _WRAPPED + base64.b64encode(wrapper.wrap(secret)).decode()
+
+
+def read_file(path: Path) -> tuple[dict[str, object], str]:
+    """The texts of a file's keys by their ids, and the id of the active one.
+
+    Raises:
+      SettingsError: as for :meth:`KeyRing.from_file`, but for the keys themselves.
+    """
+    table = _table(path)
+    keys, named = table.get("keys"), table.get("active")
+    if table.keys() - {"keys", "active"} or not isinstance(keys, Mapping):
+        rule = "must have a table [keys] and active, and nothing else"
+        raise SettingsError("key file", str(path), rule)
+    if not isinstance(named, str):
+        raise SettingsError("key file", str(path), "must name the active key")
+    return dict(keys), named
 
 
 def _read(id: str, value: object, wrapper: KeyWrapper | None) -> Key:

@@ -6,13 +6,7 @@ from enum import IntEnum
 
 from dramatiq.errors import BrokerConnectionError
 
-from broker.errors import (
-    AuthenticationRefused,
-    HeadraceError,
-    SettingsError,
-    UnknownSchedule,
-)
-from broker.jobs import JobUnknown, WaitTimeout
+from broker.errors import AuthenticationRefused, HeadraceError, SettingsError
 
 
 class Exit(IntEnum):
@@ -47,9 +41,9 @@ def code_of(error: Exception) -> Exit:
     match error:
         case Failed(code=code):
             return code
-        case JobUnknown() | UnknownSchedule():
+        case LookupError():  # a job, a schedule, a flow
             return Exit.NOT_FOUND
-        case WaitTimeout():
+        case TimeoutError():
             return Exit.TIMED_OUT
         case SettingsError() | ValueError():  # an option, a payload
             return Exit.USAGE
