@@ -1,30 +1,27 @@
-"""One typed method a script: the only caller of the scripts."""
+"""The transitions of messages, one typed method a script, and whatever else scripts do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
-from functools import lru_cache
-from typing import Any, Literal, TypeAlias, get_args
+from typing import TypeAlias
 
 import redis
 
 from broker import entry
-from broker.delivery import Lease, Slot
-from broker.direct import direct, pipeline
+from broker.delivery import Lease
 from broker.entry import Fields
 from broker.errors import QueueFull, translated
-from broker.failures import FailureKind
-from broker.keys import QueueKeys, cancel_channel, leader_key, notices_key, queues_key
-from broker.limits import KeyLimits, QueueLimit
-from broker.moving import move_letter
+from broker.keys import QueueKeys, queues_key
+from broker.letter_commands import LetterCommands
+from broker.limit_commands import LimitCommands
+from broker.notice_commands import NoticeCommands
+from broker.operator_commands import OperatorCommands
 from broker.outbox import Letter
 from broker.outcome import Bury, Cancel, Done, Outcome, Park, Release, Retry, Settled
+from broker.record_commands import RecordCommands
 from broker.retention import Keep
-from broker.scripts import Client, script
-from broker.scripts import names as script_names
 
 _pack = entry.pack_array
 _ALL = Keep()
@@ -73,20 +70,6 @@ class Settlement:
 
 
 @dataclass(frozen=True, slots=True)
-class Redriven:
-    """A dead letter on its way back; ``key`` is its name among the dead."""
-
-    key: str
-    #: Empty for what is no message.
-    message_id: str
-    level: int
-    deduplication_key: str
-    fields: Fields | list[bytes]
-    #: Its place in a flow; empty for none.
-    flow: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Handed:
     """One entry as handed over; ``fields`` is flat."""
 
@@ -109,8 +92,6 @@ class Fetched:
     gated: bool
 
 
-#: Where messages are outside the streams.
-Kept: TypeAlias = Literal["scheduled", "dead"]
 #: A level, and a cursor in its pending entries.
 Position: TypeAlias = tuple[int, bytes]
 BEGINNING: Position = (0, b"0-0")
@@ -123,21 +104,6 @@ class Renewed:
     lost: list[Lease]
     #: Of those that hold on: whoever runs them is to end them.
     cancelled: list[Lease]
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What the server knows of one job."""
-
-    #: ended, waiting, scheduled or running.
-    place: str
-    record: dict[bytes, bytes]
-    #: The entry's fields; empty when the job has ended.
-    fields: dict[bytes, bytes]
-    #: Who runs it; empty for nobody.
-    consumer: str
-    deliveries: int
-    due_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,107 +128,11 @@ class Reclaimed:
     doomed: list[Doomed]
 
 
-@dataclass(frozen=True, slots=True)
-class QueueInfo:
-    """One queue at one moment. ``due`` are scheduled messages whose time has come.
-
-    ``oldest_age_ms`` is how long the oldest entry has been there, in flight or not.
-    """
-
-    name: str
-    ready: int
-    scheduled: int
-    due: int
-    in_flight: int
-    dead: int
-    oldest_age_ms: int | None
-    paused: bool
-    consumers: int
-
-
-class Turn(Enum):
-    """Whether a job may begin under the limits of its keys."""
-
-    STARTED = b"started"
-    #: It is scheduled for the time at which it may.
-    PARKED = b"parked"
-    #: Somebody wants it cancelled.
-    CANCELLED = b"cancelled"
-    #: Another delivery owns the entry: this worker had lost its lease.
-    STALE = b"stale"
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """The answer to a job that wants to begin, at ``now_us`` by the server's clock."""
-
-    turn: Turn
-    now_us: int
-    #: When a parked one comes back, unix ms; else 0.
-    due_ms: int
-    #: What it holds from now on, if it has a concurrency key and started.
-    slot: Slot | None
-
-
-@dataclass(frozen=True, slots=True)
-class LetterHead:
-    """A dead letter without its message. ``reason`` is empty when it can't be read."""
-
-    id: str
-    died_at_ms: int
-    #: Of evidence and message together.
-    size_bytes: int
-    reason: str = ""
-    error: str = ""
-    deliveries: int = 0
-    level: int = 0
-    deduplication_key: str = ""
-    actor: str = ""
-    error_type: str = ""
-
-    @property
-    def position(self) -> LetterPosition:
-        return self.died_at_ms, self.id.encode("utf-8", "surrogateescape")
-
-
-#: A place among the dead: time of death, then id.
-LetterPosition: TypeAlias = tuple[int, bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class LetterAges:
-    """Times since death in ms, both included; measured from ``now_ms``, None for the call's own."""
-
-    now_ms: int | None = None
-    oldest: int | None = None
-    youngest: int = 0
-
-
-class Commands:
-    """The transitions of every queue of a namespace, run through one client.
+class Commands(RecordCommands, LetterCommands, LimitCommands, NoticeCommands, OperatorCommands):
+    """Everything that scripts do to the queues of a namespace, run through one client.
 
     Every method raises Dramatiq's connection errors (see :func:`broker.errors.translated`).
     """
-
-    def __init__(
-        self, client: Client, namespace: str, max_priority: int, *, repeat: bool = True
-    ) -> None:
-        """``repeat``: a command whose reply was lost is sent again, as the client is set up.
-
-        Not for a worker's: a repeated fetch strands what the first one took.
-        """
-        self.client = client
-        self._scripts = direct(client, repeat=repeat)
-        self._namespace = namespace
-        self._max_priority = max_priority
-        self.keys = lru_cache(maxsize=None)(self._keys)
-
-    def _keys(self, queue: str) -> QueueKeys:
-        return QueueKeys(self._namespace, queue, self._max_priority)
-
-    def _run(self, name: str, keys: Sequence[str], *args: str | bytes | int) -> Any:
-        with translated():
-            return script(name).run(self._scripts, keys, args)
 
     def register(self, queue: str) -> None:
         """Note the queue's name, so that operators find it."""
@@ -390,7 +260,7 @@ class Commands:
             *(k.flow_prefix, k.outbox, *k.ready),
         )
         packed = map(_pack_settlement, settlements)
-        replies, letters = self._run("settle", keys, *_bounds(completed), *packed)
+        replies, letters = self._run("settle", keys, *completed.bounds, *packed)
         if letters and deliver is not None:
             deliver(queue, [Letter.read(row) for row in letters])
         return [Settled(reply) for reply in replies]
@@ -406,38 +276,6 @@ class Commands:
         return Renewed(
             [leases[index - 1][0] for index in lost], [leases[index - 1][0] for index in cancelled]
         )
-
-    def cancel(self, queue: str, message_id: str) -> str:
-        """Cancel a job; cancelled, requested (it runs), ended (before this) or unknown."""
-        k = self.keys(queue)
-        keys = (
-            *(k.scheduled, k.scheduled_messages, k.dedup, k.job_prefix, k.events),
-            *(k.recent("cancelled"), k.control, k.wake, k.outbox, *k.ready),
-        )
-        reply: bytes = self._run("cancel", keys, message_id, cancel_channel(self._namespace))
-        return reply.decode()
-
-    def promote(self, queue: str, message_id: str) -> bool:
-        """Let a scheduled message run now; False if it is not scheduled."""
-        k = self.keys(queue)
-        return bool(self._run("promote", (k.scheduled, k.job_prefix, k.wake), message_id))
-
-    def progress(
-        self, queue: str, lease: Lease, message_id: str, progress: float, note: str
-    ) -> bool:
-        """Note how far a running job is; False if the lease is lost or no record is kept."""
-        k = self.keys(queue)
-        fence = (lease.entry_id, lease.count, lease.consumer)
-        keys = (k.ready[lease.level], k.job_prefix)
-        return bool(self._run("progress", keys, *fence, message_id, repr(progress), note))
-
-    def jobs(self, queue: str, message_ids: Sequence[str]) -> list[Found | None]:
-        """What is known of these jobs at one moment; None for those without a record."""
-        k = self.keys(queue)
-        keys = (k.scheduled, k.scheduled_messages, k.job_prefix, *k.ready)
-        return [
-            None if row is None else _found(row) for row in self._run("jobs", keys, *message_ids)
-        ]
 
     def reclaim(
         self,
@@ -486,309 +324,10 @@ class Commands:
         )
         return released, ended
 
-    def kept_ids(self, queue: str, kept: Kept, cursor: int, count: int) -> tuple[int, list[bytes]]:
-        """About ``count`` ids of what is kept; the next cursor is 0 at the end."""
-        index, _ = self._kept(queue, kept)
-        with translated():
-            reply = self.client.execute_command("ZSCAN", index, cursor, "COUNT", count)
-        following, scored = reply
-        return int(following), [id for id, _ in scored]
-
-    def kept_value(self, queue: str, kept: Kept, id: bytes) -> bytes | None:
-        """A message outside the streams, packed; None when it is gone."""
-        _, messages = self._kept(queue, kept)
-        with translated():
-            found = self.client.execute_command("HGET", messages, id)
-        return None if found is None else bytes(found)
-
-    def kept_sizes(self, queue: str) -> dict[Kept, tuple[int, int]]:
-        """How many ids and how many messages are in each place outside the streams."""
-        sizes: dict[Kept, tuple[int, int]] = {}
-        for place in get_args(Kept):
-            index, messages = self._kept(queue, place)
-            with translated():
-                ids, texts = pipeline(self.client, index, ("ZCARD", index), ("HLEN", messages))
-            sizes[place] = (ids, texts)
-        return sizes
-
-    def refused_scripts(self) -> dict[str, str]:
-        """Load every script; those that the server refuses, with its reason.
-
-        Raises:
-          AuthenticationRefused: this user may not load any.
-        """
-        client: Any = self.client
-        refused: dict[str, str] = {}
-        for name in script_names():
-            try:
-                with translated():
-                    client.script_load(script(name).source)
-            except redis.ResponseError as error:
-                refused[name] = str(error)
-        return refused
-
-    def replace(self, queue: str, kept: Kept, id: bytes, before: bytes, after: bytes) -> bool:
-        """Put another value in a kept one's place, if it is still that one."""
-        _, messages = self._kept(queue, kept)
-        return bool(self._run("replace", (messages,), id, before, after))
-
-    def _kept(self, queue: str, kept: Kept) -> tuple[str, str]:
-        k = self.keys(queue)
-        if kept == "scheduled":
-            return k.scheduled, k.scheduled_messages
-        return k.dead, k.dead_messages
-
-    def live(self, queue: str, message_ids: Sequence[str | bytes]) -> list[bool]:
-        """For each message whether its record says that it has not ended."""
-        keys = (self.keys(queue).job_prefix,)
-        return [bool(live) for live in self._run("live", keys, *message_ids)]
-
     def reap(self, queue: str, idle_ms: int) -> int:
         """Forget consumers unseen for ``idle_ms`` that hold nothing; returns how many."""
         k = self.keys(queue)
         return int(self._run("reap", (k.wake, *k.ready), idle_ms))
-
-    def redrive(self, queue: str, letters: Iterable[Redriven]) -> int:
-        """Move dead letters back; returns how many of them were still there."""
-        k = self.keys(queue)
-        keys = (
-            *(k.dead, k.dead_messages, k.control, k.wake, k.dedup, k.job_prefix),
-            *(k.events, k.recent("dead"), *k.ready),
-        )
-        packed = [
-            _pack(
-                (
-                    *(it.key, it.message_id, self._present(it.level)),
-                    *(it.deduplication_key, it.fields, it.flow),
-                )
-            )
-            for it in letters
-        ]
-        return int(self._run("redrive", keys, *packed))
-
-    def _present(self, level: int) -> int:
-        # max_priority may have been higher when the message was kept with its level.
-        return min(level, self._max_priority)
-
-    def purge(self, queue: str, limit: int) -> int:
-        """Drop up to ``limit`` messages from each place but the dead letters; 0: none are left."""
-        k = self.keys(queue)
-        return int(
-            self._run(
-                "purge",
-                (k.scheduled, k.scheduled_messages, k.dedup, k.job_prefix, k.outbox, *k.ready),
-                limit,
-            )
-        )
-
-    def sweep(self, queue: str, age_ms: int, count: int | None, limit: int) -> int:
-        """Drop up to ``limit`` dead letters of at least ``age_ms`` or beyond the newest ``count``.
-
-        Returns how many.
-        """
-        k = self.keys(queue)
-        kept = -1 if count is None else count
-        return int(self._run("sweep", (k.dead, k.dead_messages), age_ms, kept, limit))
-
-    def take_letter_back(self, queue: str, id: str, to: str) -> str | None:
-        """Move a dead letter to those of the queue that it belongs to; its id there."""
-        name = id.encode("utf-8", "surrogateescape")
-        moved = move_letter(self._run, self.client, self.keys(queue), self.keys(to), name, "")
-        return None if moved is None else moved.decode("utf-8", "surrogateescape")
-
-    def letters(
-        self,
-        queue: str,
-        ages: LetterAges,
-        after: LetterPosition | None,
-        limit: int,
-        *,
-        newest_first: bool,
-    ) -> tuple[int, list[LetterHead]]:
-        """The server's time and up to ``limit`` letters that follow ``after``; none: the end."""
-        k = self.keys(queue)
-        offset = 0
-        while True:  # more than one round when that many died in one millisecond
-            now_ms, rows = self._run(
-                "letters",
-                (k.dead, k.dead_messages),
-                ages.now_ms or 0,
-                -1 if ages.oldest is None else ages.oldest,
-                ages.youngest,
-                -1 if after is None else after[0],
-                int(newest_first),
-                offset,
-                limit,
-            )
-            heads = [_head(row) for row in rows]
-            fresh = [
-                head
-                for head in heads
-                if after is None
-                or (head.position < after if newest_first else head.position > after)
-            ]
-            if fresh or len(heads) < limit:
-                return now_ms, fresh
-            offset += limit
-
-    def forget(self, queue: str, state: str, kept: Keep, limit: int) -> int:
-        """Drop up to ``limit`` records of jobs that ended so, beyond ``kept``; returns how many."""
-        k = self.keys(queue)
-        keys = (k.recent(state), k.job_prefix)
-        return int(self._run("forget", keys, state, *_bounds(kept), limit))
-
-    def lapse(self, queue: str, limit: int) -> int:
-        """Free up to ``limit`` deduplication keys whose time is over; returns how many."""
-        k = self.keys(queue)
-        return int(self._run("lapse", (k.lapsing, k.dedup), limit))
-
-    def inspect(self, queue: str) -> QueueInfo:
-        """Counts of one queue, from one moment; all 0 for a queue nobody used."""
-        k = self.keys(queue)
-        now, ready, scheduled, due, in_flight, dead, oldest, paused, consumers = self._run(
-            "inspect", (k.scheduled, k.dead, k.control, *k.ready)
-        )
-        return QueueInfo(
-            name=queue,
-            ready=ready,
-            scheduled=scheduled,
-            due=due,
-            in_flight=in_flight,
-            dead=dead,
-            oldest_age_ms=None if oldest < 0 else max(0, now - oldest),
-            paused=bool(paused),
-            consumers=consumers,
-        )
-
-    def pause(self, queue: str) -> bool:
-        """Hand nothing more over; False if the queue was paused already."""
-        k = self.keys(queue)
-        return bool(self._run("pause", (k.control, k.wake)))
-
-    def resume(self, queue: str) -> bool:
-        """End a pause; False if there was none."""
-        k = self.keys(queue)
-        return bool(self._run("resume", (k.control, k.wake)))
-
-    def limit(self, queue: str, limit: QueueLimit) -> bool:
-        """Set the queue's bounds, and lift those that are None; False if nothing changed."""
-        k = self.keys(queue)
-        bounds = (limit.global_concurrency, limit.rate)
-        concurrency, rate = ("" if bound is None else str(bound) for bound in bounds)
-        return bool(self._run("limit", (k.control, k.wake), concurrency, rate, limit.per_ms))
-
-    def limit_of(self, queue: str) -> QueueLimit:
-        """The queue's bounds as they are now."""
-        names = ("global_concurrency", "rate", "rate_period")
-        with translated():
-            found = self.client.execute_command("HMGET", self.keys(queue).control, *names)
-        concurrency, rate, per_ms = (None if value is None else int(value) for value in found)
-        return QueueLimit(concurrency, rate, 1_000 if per_ms is None else per_ms)
-
-    def start(
-        self, queue: str, lease: Lease, message_id: str, limits: KeyLimits, slot_lease_ms: int
-    ) -> Start:
-        """Let a job begin under the limits of its keys, or park it until it may."""
-        k = self.keys(queue)
-        rate, concurrency = limits.rate, limits.concurrency
-        rate_key, slots_key = limits.rate_key or "", limits.concurrency_key or ""
-        keys = (
-            *(k.scheduled, k.scheduled_messages, k.wake, k.ready[lease.level], k.job_prefix),
-            *(k.limit(rate_key), k.rate_line(rate_key)),
-            *(k.limit(slots_key), k.slots(slots_key), k.slots_line(slots_key), k.events),
-        )
-        turn, now_us, due_ms, holder = self._run(
-            "start",
-            keys,
-            *(lease.level, lease.entry_id, lease.count, lease.consumer, message_id),
-            *((0, 0) if rate is None else (rate.interval_us, rate.tolerance_us)),
-            *(concurrency or 0, slot_lease_ms),
-        )
-        slot = Slot(slots_key, holder.decode()) if holder else None
-        return Start(Turn(turn), now_us, due_ms, slot)
-
-    def free_slot(self, queue: str, slot: Slot, concurrency: int) -> int:
-        """Give a slot back; returns how many of those that wait for one were called."""
-        k = self.keys(queue)
-        line = k.slots_line(slot.key)
-        keys = (k.slots(slot.key), line, k.scheduled, k.wake, k.job_prefix)
-        return int(self._run("free_slot", keys, slot.holder, concurrency))
-
-    def renew_slots(self, queue: str, slots: Sequence[Slot], lease_ms: int) -> list[Slot]:
-        """Hold slots for another lease; returns those that are lost."""
-        k = self.keys(queue)
-        keys = [k.slots(slot.key) for slot in slots]
-        lost = self._run("renew_slots", keys, lease_ms, *(slot.holder for slot in slots))
-        return [slots[index - 1] for index in lost]
-
-    def hold(self, queue: str, key: str, delay_ms: int) -> int:
-        """Start no more jobs of a key for so long; returns until when, unix ms."""
-        return int(self._run("hold", (self.keys(queue).limit(key),), delay_ms))
-
-    def tally(self, queue: str, limit: int) -> bool:
-        """Count about ``limit`` new dead letters into the queue's tally; True if more are there."""
-        k = self.keys(queue)
-        return bool(self._run("tally", (k.dead, k.dead_messages, k.tally), limit))
-
-    def tallied(self, queue: str) -> dict[FailureKind, int]:
-        """What was counted and not reported yet: some 200 kinds at the most."""
-        with translated():
-            pairs = self.client.execute_command("HGETALL", self.keys(queue).tally)
-        if isinstance(pairs, dict):  # a cluster's client converts
-            pairs = [part for pair in pairs.items() for part in pair]
-        counts = zip(pairs[::2], pairs[1::2], strict=True)
-        return {FailureKind.load(kind): int(n) for kind, n in counts if kind != b"cursor"}
-
-    def count_failures(self, queue: str, counts: Mapping[FailureKind, int]) -> None:
-        """Add to the queue's tally, or take off it what is negative."""
-        packed = [
-            _pack((kind.reason, kind.actor, kind.error_type, n)) for kind, n in counts.items()
-        ]
-        if packed:
-            self._run("count", (self.keys(queue).tally,), *packed)
-
-    def take_turn(self, holder: str, lease_ms: int, longest_ms: int) -> int:
-        """Take the turn to send a notice: 0, or the ms until it may be taken."""
-        key = notices_key(self._namespace)
-        return int(self._run("take_turn", (key,), holder, lease_ms, longest_ms))
-
-    def end_turn(self, holder: str, pause_ms: int) -> bool:
-        """Give the turn back, the next one after ``pause_ms``; False if somebody else has it."""
-        return bool(self._run("end_turn", (notices_key(self._namespace),), holder, pause_ms))
-
-    def lead(self, what: str, name: str, lasts_ms: int) -> bool:
-        """Be the one process of all that does ``what``, for ``lasts_ms``; False: another one is.
-
-        Asked again in time by the same ``name``, it goes on.
-        """
-        return bool(self._run("lead", (leader_key(self._namespace, what),), name, lasts_ms))
-
-    def trim_events(self, queue: str, max_length: int, limit: int) -> int:
-        """Drop up to ``limit`` of the oldest events beyond ``max_length``; returns how many.
-
-        Whole nodes of the stream only, which makes it cheap: some more may stay.
-        """
-        with translated():
-            return int(
-                self.client.execute_command(
-                    *("XTRIM", self.keys(queue).events),
-                    *("MAXLEN", "~", max_length, "LIMIT", limit),
-                )
-            )
-
-
-def _head(row: list[Any]) -> LetterHead:
-    id, died_at_ms, size, *values = row
-    name = id.decode("utf-8", "surrogateescape")
-    if not values:
-        return LetterHead(name, died_at_ms, size)
-    reason, error, _, deliveries, level, dedup, actor, error_type = (
-        value.decode("utf-8", "replace") for value in values
-    )
-    return LetterHead(
-        *(name, died_at_ms, size, reason, error, int(deliveries), int(level)),
-        *(dedup, actor, error_type),
-    )
 
 
 def _hand_back(k: QueueKeys) -> tuple[str, ...]:
@@ -798,27 +337,9 @@ def _hand_back(k: QueueKeys) -> tuple[str, ...]:
     )
 
 
-def _bounds(kept: Keep) -> tuple[int, int]:
-    count = -1 if kept.count is None else kept.count
-    return count, -1 if kept.age_ms is None else kept.age_ms
-
-
 def pack_claim(claim: Claim | None) -> tuple[str, int, bool] | bool:
     """As ``admit.lua`` reads it."""
     return False if claim is None else (claim.key, claim.ttl_ms, claim.outlives)
-
-
-def _found(row: Sequence[Any]) -> Found:
-    place, record, message, consumer, deliveries, due = row
-    parts = entry.unpack(message) if isinstance(message, bytes) and message else message or []
-    return Found(
-        place.decode(),
-        entry.to_mapping(record),
-        dict(zip(parts[::2], parts[1::2], strict=False)),
-        consumer.decode(),
-        deliveries,
-        None if due < 0 else due,
-    )
 
 
 @contextmanager

@@ -13,9 +13,10 @@ from dramatiq.errors import DecodeError
 from dramatiq.message import Message
 
 from broker import entry, evidence, flow_step
-from broker.commands import Commands, LetterAges, LetterHead, LetterPosition, Redriven
+from broker.commands import Commands
 from broker.errors import InvalidOption, translated
 from broker.evidence import Attempt, Reason, Trail
+from broker.letter_commands import LetterAges, LetterHead, LetterPosition, Redriven
 from broker.pace import Pace
 from broker.sealing import Unauthenticated
 

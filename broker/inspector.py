@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from broker import server
-from broker.commands import Commands, QueueInfo
+from broker.commands import Commands
 from broker.dead_letters import DeadLetters
 from broker.errors import translated
 from broker.intake import Intake
 from broker.intake_commands import IntakeCommands
 from broker.keys import queues_key
 from broker.limits import QueueLimit
+from broker.operator_commands import QueueInfo
 from broker.schedules import Schedules
 from broker.server import ServerMemory
 from broker.traffic import QueueTraffic, traffic

@@ -14,11 +14,12 @@ import redis
 from dramatiq.message import Message
 
 from broker import entry
-from broker.commands import Commands, Found
+from broker.commands import Commands
 from broker.errors import HeadraceError, InvalidOption, translated
 from broker.events import newest_event, reading
 from broker.facts import trace_id
 from broker.keys import GROUP, QueueKeys
+from broker.record_commands import Found
 
 _PAGE: Final = 50
 _FINAL_ONES_REMEMBERED: Final = 1_000

@@ -9,9 +9,10 @@ from dramatiq.errors import DecodeError
 
 from broker import entry
 from broker.codec import Codec
-from broker.commands import Commands, Kept
+from broker.commands import Commands
 from broker.dead_letters import EVIDENCE
 from broker.errors import InvalidOption
+from broker.operator_commands import Kept
 from broker.sealing import NotOpened
 
 _PLACES: Final[tuple[Kept, ...]] = ("scheduled", "dead")

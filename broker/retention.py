@@ -12,6 +12,11 @@ class Keep:
     count: int | None = None
     age_ms: int | None = None
 
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """Count and age as the scripts take them, -1 for none."""
+        return -1 if self.count is None else self.count, -1 if self.age_ms is None else self.age_ms
+
 
 @dataclass(frozen=True, slots=True)
 class Retention:

@@ -19,9 +19,9 @@ from dramatiq.logging import get_logger
 from dramatiq.middleware import Middleware, SkipMessage
 
 from broker import RateLimited, StreamsBroker
-from broker.commands import Turn
 from broker.delivery import Delivery, Slot
 from broker.errors import InvalidActorOption, InvalidOption
+from broker.limit_commands import Turn
 from broker.limits import KeyLimits, Rate, check_count, check_key
 from broker.outcome import Abandon, Cancel, Park, Parked
 

@@ -14,8 +14,8 @@ from dramatiq.logging import get_logger
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from broker import StreamsBroker
-from broker.commands import QueueInfo
 from broker.intake_commands import SourceInfo
+from broker.operator_commands import QueueInfo
 from broker.schedule import ScheduleInfo
 from broker.server import ServerMemory
 from otel import names

@@ -11,8 +11,8 @@ from broker.cli.application import broker_of
 from broker.cli.completion import Queue
 from broker.cli.exits import Exit, Failed
 from broker.cli.output import AsJson, counted, facts, lasting, said, show
-from broker.commands import QueueInfo
 from broker.inspector import Inspector
+from broker.operator_commands import QueueInfo
 
 app: Final = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Look at queues, pause, limit, empty them."

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from broker.cli.application import broker_of
 from broker.cli.output import AsJson, console, emit, lasting, printable
-from broker.commands import QueueInfo
 from broker.inspector import Inspector
+from broker.operator_commands import QueueInfo
 from broker.server import ServerMemory
 from broker.traffic import QueueTraffic
 from broker.workers import WorkerInfo

@@ -19,19 +19,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from broker import StreamsBroker, entry
-from broker.commands import (
-    BEGINNING,
-    Claim,
-    Commands,
-    Handed,
-    NewMessage,
-    Position,
-    Redriven,
-    Settlement,
-)
+from broker.commands import BEGINNING, Claim, Commands, Handed, NewMessage, Position, Settlement
 from broker.delivery import Lease
 from broker.entry import Fields
 from broker.keys import GROUP
+from broker.letter_commands import Redriven
 from broker.limits import QueueLimit
 from broker.outcome import Bury, Cancel, Done, Outcome, Release, Retry
 from tests.model.model import LIVE, SIGNALS_KEPT, Copy, Expected, Model, Place

@@ -6,8 +6,9 @@ import struct
 
 import pytest
 
-from broker.commands import Handed, Redriven
+from broker.commands import Handed
 from broker.entry import Fields
+from broker.letter_commands import Redriven
 from broker.outcome import Bury, Retry
 from tests.scripts.conftest import QUEUE, Scripts, fields_of
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from broker.commands import BEGINNING, Redriven
+from broker.commands import BEGINNING
 from broker.errors import ServerOutOfMemory
+from broker.letter_commands import Redriven
 from broker.limits import QueueLimit
 from broker.outcome import Bury, Done, Outcome, Release, Retry, Settled
 from tests.scripts.conftest import GROUP, QUEUE, Scripts, fields_of

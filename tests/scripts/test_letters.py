@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.commands import LetterAges, LetterHead, LetterPosition
+from broker.letter_commands import LetterAges, LetterHead, LetterPosition
 from broker.outcome import Bury
 from tests.scripts.conftest import QUEUE, Scripts
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import redis
 
-from broker.commands import Redriven
 from broker.entry import pack_array
+from broker.letter_commands import Redriven
 from broker.outcome import Bury
 from tests.scripts.conftest import QUEUE, Scripts, fields_of
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from broker.commands import BEGINNING, Handed, Start, Turn
+from broker.commands import BEGINNING, Handed
 from broker.delivery import Slot
 from broker.entry import Fields
+from broker.limit_commands import Start, Turn
 from broker.limits import KeyLimits, Rate
 from broker.outcome import Cancel, Done, Park, Retry, Settled
 from tests.scripts.conftest import QUEUE, Scripts, fields_of, message_id

@@ -12,9 +12,10 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from broker.commands import Handed, Turn
+from broker.commands import Handed
 from broker.delivery import Lease
 from broker.embedded import EmbeddedValkey
+from broker.limit_commands import Turn
 from broker.limits import KeyLimits, Rate
 from tests.scripts.conftest import GROUP, Scripts, fields_of
 from tests.scripts.test_start import Jobs

@@ -1,0 +1,36 @@
+"""Runs scripts on a client: the base of the classes that have a typed method a script."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from broker.direct import direct
+from broker.errors import translated
+from broker.keys import QueueKeys
+from broker.scripts import Argument, Client, script
+
+
+class Runner:
+    """A client, the keys of a namespace's queues, and the scripts."""
+
+    def __init__(
+        self, client: Client, namespace: str, max_priority: int, *, repeat: bool = True
+    ) -> None:
+        """``repeat``: a command whose reply was lost is sent again, as the client is set up.
+
+        Not for a worker's: a repeated fetch strands what the first one took.
+        """
+        self.client = client
+        self._scripts = direct(client, repeat=repeat)
+        self._namespace = namespace
+        self._max_priority = max_priority
+        self.keys = lru_cache(maxsize=None)(self._keys)
+
+    def _keys(self, queue: str) -> QueueKeys:
+        return QueueKeys(self._namespace, queue, self._max_priority)
+
+    def _run(self, name: str, keys: Sequence[str], *args: Argument) -> Any:
+        with translated():
+            return script(name).run(self._scripts, keys, args)
