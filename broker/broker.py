@@ -309,6 +309,11 @@ class StreamsBroker(Broker):
             for m, id in zip(messages, known, strict=True)
         ]
 
+    def max_depth(self, queue_name: str) -> int | None:
+        """How many messages the queue may hold; None for any number."""
+        bound = _of(self._depths, queue_name)
+        return None if bound is None else bound.max_depth
+
     def fire(self, message: Message[Any], enqueue: Callable[[str, NewMessage], Fired]) -> Fired:
         """Enqueue the message of a schedule's fire by a command that makes each fire once.
 

@@ -198,7 +198,8 @@ class Reader:
         bounds: dict[str, int] = {}
         for each in self._subscribers:
             queue, most = each.actor.queue_name, each.subscription.most_waiting
-            bounds[queue] = min(most, bounds.get(queue, most))
+            depth = self._broker.max_depth(queue)
+            bounds[queue] = min(most, bounds.get(queue, most), most if depth is None else depth)
         return bounds
 
     # -- Taking ---------------------------------------------------------------------------

@@ -13,7 +13,7 @@
 -- ARGV[2] definition  str     what the scheduler read: it must still hold
 -- ARGV[3] at          int     the fire's time, unix ms
 -- ARGV[4] overlap     str     allow, skip or queue_one
--- ARGV[5] token       str     names this attempt
+-- ARGV[5] token       str     names this attempt: a repeat with the same token changes nothing
 -- ARGV[6] id          str     of the message
 -- ARGV[7] how         msgpack [its level, claim, recorded], as for enqueue
 -- ARGV[8..] fields    field, value, ... of the entry
@@ -39,7 +39,8 @@ local state = redis.call("HMGET", KEYS[2], "mark:" .. name, "last:" .. name, "wa
 local mark, waiting = tonumber(state[1] or "0"), tonumber(state[3] or "")
 local waited = at == waiting
 if at <= mark and not waited then
-  return "again"
+  -- The reply to this very attempt may have been lost.
+  return redis.call("HGET", job_prefix .. ARGV[6], "token") == ARGV[5] and "fired" or "again"
 end
 if state[4] then
   return "paused"

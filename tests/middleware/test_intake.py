@@ -17,6 +17,7 @@ from broker.clients import derive
 from broker.embedded import EmbeddedValkey
 from broker.errors import InvalidOption
 from broker.intake_commands import Event, IntakeCommands, Source
+from broker.limits import QueueDepth
 from broker.settings import Settings
 from middleware.events import on_event
 from middleware.intake import EventIntake, Reader, Subscriber
@@ -266,6 +267,32 @@ def test_intake_stops_while_too_many_messages_wait(
     assert wait_for(broker, 1)[0]["payload"]["text"] == "later"
 
 
+def test_a_bounded_queue_bounds_the_intake(
+    server: EmbeddedValkey,
+    new_broker: NewBroker,
+    stream: str,
+    start_worker: StartWorker,
+) -> None:
+    broker = new_broker(
+        "streams",
+        server.url,
+        middleware=[EventIntake()],
+        heartbeat_timeout=LEASE_MS,
+        depths={QUEUE: QueueDepth(2)},
+    )
+    assert isinstance(broker, StreamsBroker)
+    notify = listen(broker, stream)
+    notify.send({})
+    notify.send({})
+    post(broker, stream, "later")
+    start_worker(broker, queues={"another"}, threads=1)
+    eventually(broker.inspector.intake.sources, bool, what="the group")
+    with pytest.raises(AssertionError):
+        eventually(lambda: broker.inspector.queue(QUEUE).ready, lambda n: n != 2, timeout_s=QUIET_S)
+    broker.flush(QUEUE)
+    assert wait_for(broker, 1)[0]["payload"]["text"] == "later"
+
+
 class Interrupted(IntakeCommands):
     """Its acknowledgements fail until they are permitted."""
 
@@ -361,6 +388,19 @@ def test_an_event_that_ends_whoever_takes_it_is_set_aside(
     assert wait_for(broker, 1)[0]["payload"]["text"] == "innocent"
     (aside,) = eventually(broker.inspector.intake.aside, bool, what="setting aside")
     assert (aside.event_id, aside.reason.split(":")[0]) == (killer, "max_deliveries")
+
+
+def test_a_consumer_that_holds_events_is_not_reaped(
+    broker: StreamsBroker, stream: str, commands: IntakeCommands
+) -> None:
+    source = Source(stream, "headrace")
+    commands.create(source, "0")
+    (event_id,) = post(broker, stream, "held")
+    commands.read(source, "silent", 1, 10, LEASE_MS)
+    assert commands.reap(source, 0) == 0
+    assert [each.id for each in commands.stalled(source, 0, 10)] == [event_id]
+    commands.acknowledge(source, [event_id])
+    assert commands.reap(source, 0) == 1
 
 
 def test_who_held_events_too_long_is_fenced_off(

@@ -114,6 +114,25 @@ def test_a_frozen_scheduler_doubles_nothing_however_late_it_wakes_up(
     assert fire_times(broker) == []
 
 
+def test_a_fire_whose_reply_was_lost_is_known_as_made(
+    broker: StreamsBroker, new_scheduler: Callable[..., Scheduler]
+) -> None:
+    new_scheduler(schedule(times="0 0 1 1 *")).tick()
+    known = kept(broker)
+    at_ms = known.mark_ms + MINUTE_MS
+
+    def fire_twice(token: str, new: NewMessage) -> Fired:
+        made = [
+            broker.schedule_commands.fire(QUEUE, known, at_ms, "allow", token, new)
+            for _ in range(2)
+        ]
+        assert made == [Fired.FIRED] * 2
+        return made[1]
+
+    assert broker.fire(schedule().fire(at_ms), fire_twice) is Fired.FIRED
+    assert len(fire_times(broker)) == 1
+
+
 def test_a_scheduler_with_the_definition_of_before_fires_nothing(
     broker: StreamsBroker, new_scheduler: Callable[..., Scheduler]
 ) -> None:
