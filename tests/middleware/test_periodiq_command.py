@@ -18,6 +18,7 @@ import pytest
 from broker import StreamsBroker
 from broker.embedded import EmbeddedValkey
 from tests.processes import ROOT
+from tests.servers import ServerKind
 from tests.waiting import PATIENCE_S, eventually
 
 QUEUE = "ticks"
@@ -41,7 +42,7 @@ def audit():
     pass
 """
 
-Start = Callable[[], "Clock"]
+Start = Callable[..., "Clock"]
 
 
 class Clock:
@@ -60,6 +61,9 @@ class Clock:
     def log(self) -> str:
         return self._log.read_text("utf-8")
 
+    def wait_for_log(self, text: str) -> None:
+        eventually(lambda: self.log, lambda log: text in log, what=repr(text))
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait(PATIENCE_S)
@@ -74,10 +78,10 @@ def broker(valkey_server: EmbeddedValkey, namespace: str) -> Iterator[StreamsBro
 
 @pytest.fixture
 def start(valkey_server: EmbeddedValkey, namespace: str, tmp_path: Path) -> Iterator[Start]:
-    (tmp_path / "app.py").write_text(MODULE.format(url=valkey_server.url, namespace=namespace))
     running: list[Clock] = []
 
-    def launch() -> Clock:
+    def launch(url: str = valkey_server.url) -> Clock:
+        (tmp_path / "app.py").write_text(MODULE.format(url=url, namespace=namespace))
         running.append(Clock(tmp_path, tmp_path / f"log-{len(running)}"))
         return running[-1]
 
@@ -153,3 +157,25 @@ def test_fires_of_the_time_without_a_scheduler_are_made_up_for(
     first.close()
     start()
     assert each_once(wait_for_fires(broker, before + 3))
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_a_scheduler_outlives_its_server(
+    start: Start, own_server: Callable[..., EmbeddedValkey], namespace: str
+) -> None:
+    server = own_server(appendonly=True)
+    broker = StreamsBroker(url=server.url, namespace=namespace)
+    clock = start(server.url)
+    before = len(wait_for_fires(broker, 2))
+    server.kill()
+    clock.wait_for_log("can't be reached, trying again")
+    server.start()
+    assert each_once(wait_for_fires(broker, before + 3))
+    broker.close()
+
+
+@pytest.fixture
+def server_kind() -> ServerKind:
+    """Which server it is makes no difference to this."""
+    return "valkey"
