@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from itertools import groupby
 from zoneinfo import ZoneInfo
 
 import pytest
 from croniter import croniter
 from cronsim import CronSim
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.cron import Cron
@@ -26,6 +28,8 @@ ZONES = [
 ]
 #: Its clock moves by half an hour, which the libraries do not get right.
 HALF_AN_HOUR = "Australia/Lord_Howe"
+#: croniter takes its time, and the machine may be busy.
+FEW = settings(max_examples=60, deadline=None)
 #: The hours in which clocks change somewhere.
 CHANGING_HOURS = 5
 
@@ -76,12 +80,14 @@ def expression(minute_and_hour: str, day: str) -> str:
     return f"{minute_and_hour} {day}"
 
 
+@FEW
 @given(st.builds(expression, clock(), days()), instants())
 def test_the_times_are_croniters(found: str, after: datetime) -> None:
     theirs = croniter(found, after)
     assert first(fires(Cron(found), after), 30) == [theirs.get_next(datetime) for _ in range(30)]
 
 
+@FEW
 @given(st.builds(expression, clock(CHANGING_HOURS), days()), instants(), st.sampled_from(ZONES))
 def test_over_the_changes_of_the_clock_the_times_are_croniters(
     found: str, after: datetime, zone: str
@@ -91,18 +97,28 @@ def test_over_the_changes_of_the_clock_the_times_are_croniters(
     assert first(fires(Cron(found, zone), after), 20) == expected
 
 
+@lru_cache
+def changes(zone: str, year: int) -> list[datetime]:
+    """When the zone's clock changes in this year, to the hour."""
+    hours = (datetime(year, 1, 1, tzinfo=UTC) + timedelta(hours=n) for n in range(365 * 24))
+    by_offset = groupby(hours, lambda at: at.astimezone(ZoneInfo(zone)).utcoffset())
+    return [next(same) for _, same in by_offset][1:]
+
+
+@FEW
 @given(
     st.builds(expression, clock(), days()),
-    st.sampled_from(ZONES),
-    st.integers(2015, 2026),
-    st.sampled_from([(3, 7), (3, 25), (5, 1), (10, 14), (10, 24), (11, 1)]),
+    st.sampled_from([zone for zone in ZONES if changes(zone, 2018)]),
+    st.sampled_from([2016, 2018]),
+    st.integers(0, 1),
+    st.integers(1, 26),
 )
 def test_while_the_clock_changes_the_times_are_cronsims(
-    found: str, zone: str, year: int, around: tuple[int, int]
+    found: str, zone: str, year: int, which: int, hours_before: int
 ) -> None:
-    after = datetime(year, *around, tzinfo=UTC)
+    after = changes(zone, year)[which] - timedelta(hours=hours_before)
     theirs = CronSim(found, after.astimezone(ZoneInfo(zone)))
-    assert first(fires(Cron(found, zone), after), 200) == first(theirs, 200)
+    assert first(fires(Cron(found, zone), after), 40) == first(theirs, 40)
 
 
 @pytest.mark.parametrize("day", [(2022, 10, 1), (2022, 4, 2)])
