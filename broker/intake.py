@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from broker.intake_commands import Aside, IntakeCommands, NoSource, SourceInfo
+from broker.event_source import Aside, NoSource, SourceInfo
+from broker.intake_commands import IntakeCommands
 
 
 class Intake:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, Final
 
 import redis
@@ -14,78 +12,22 @@ from broker import entry
 from broker.commands import NewMessage, pack_claim
 from broker.direct import direct, pipeline
 from broker.errors import translated
+from broker.event_source import (
+    Aside,
+    Event,
+    Handover,
+    NoSource,
+    Source,
+    SourceInfo,
+    Stalled,
+    before,
+    order,
+)
 from broker.keys import QueueKeys, intake_keys
 from broker.scripts import Argument, script
 
 #: Events that can't become messages; the stream they came from has them as long as it likes.
 ASIDE_KEPT: Final = 10_000
-_ENTRY_ID = re.compile(r"(\d{1,20})-(\d{1,20})")
-_LAST_SEQUENCE = 2**64 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A stream of the application's, and the consumer group that reads it."""
-
-    stream: str
-    group: str
-
-    def __str__(self) -> str:
-        return f"{self.stream}:{self.group}"
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One entry. ``fields`` is None when the stream has dropped it since it was handed over."""
-
-    id: str
-    fields: dict[bytes, bytes] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Handover:
-    """Events in one's hands; until ``deadline_ms`` (unix) nobody else is given them."""
-
-    events: list[Event]
-    deadline_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stalled:
-    """An event that a consumer was given and did not acknowledge in time."""
-
-    id: str
-    deliveries: int
-
-
-@dataclass(frozen=True, slots=True)
-class SourceInfo:
-    """Where a source stands. ``lag`` is None when the server can't tell (events were deleted)."""
-
-    source: Source
-    #: Events that nobody was given yet.
-    lag: int | None
-    #: Events in somebody's hands.
-    pending: int
-    #: How long the oldest event that nobody was given has been there; None for none.
-    oldest_age_ms: int | None
-    #: The last event before the first one that is not acknowledged.
-    acknowledged_to: str
-
-
-@dataclass(frozen=True, slots=True)
-class Aside:
-    """An event that can't become a message."""
-
-    source: Source
-    event_id: str
-    actor: str
-    reason: str
-    fields: dict[bytes, bytes]
-
-
-class NoSource(Exception):
-    """There is no such stream, or it has no such group (any more)."""
 
 
 class _GroupThere(Exception):
@@ -152,7 +94,7 @@ class IntakeCommands:
         """The position, unless the stream is a new one whose ids begin before it."""
         rows = self._ask(source.stream, ("XREVRANGE", source.stream, "+", "-", "COUNT", 1))[0]
         last = _event(rows[0]).id if rows else "0-0"
-        return position if _order(last) >= _order(position) else "0"
+        return position if order(last) >= order(position) else "0"
 
     def position(self, source: Source) -> str | None:
         """Up to here all was acknowledged when it was last noted; None for a new source."""
@@ -184,13 +126,13 @@ class IntakeCommands:
             raise NoSource(f"{source.stream} has no group {source.group}")
         now, lag, pending, last, held, waiting = found
         handed, first = _text(last), _text(held)
-        age_ms = int(now) - _order(_text(waiting))[0] if waiting else None
+        age_ms = int(now) - order(_text(waiting))[0] if waiting else None
         return SourceInfo(
             source=source,
             lag=None if lag < 0 else lag,
             pending=pending,
             oldest_age_ms=None if age_ms is None else max(0, age_ms),
-            acknowledged_to=_before(first) if first else handed,
+            acknowledged_to=before(first) if first else handed,
         )
 
     # -- Events ---------------------------------------------------------------------------
@@ -358,19 +300,6 @@ def _text(value: Any) -> str:
 def _now_ms(clock: Any) -> int:
     seconds, micros = clock
     return int(seconds) * 1000 + int(micros) // 1000
-
-
-def _order(event_id: str) -> tuple[int, int]:
-    found = _ENTRY_ID.fullmatch(event_id)
-    return (int(found[1]), int(found[2])) if found else (int(event_id), 0)
-
-
-def _before(event_id: str) -> str:
-    """The greatest id that is less than this one."""
-    ms, sequence = _order(event_id)
-    if sequence:
-        return f"{ms}-{sequence - 1}"
-    return f"{ms - 1}-{_LAST_SEQUENCE}" if ms else "0-0"
 
 
 def _event(row: Any) -> Event:

@@ -14,7 +14,7 @@ from dramatiq.actor import Actor
 from dramatiq.message import Message
 
 from broker.errors import InvalidOption
-from broker.intake_commands import Event, Source
+from broker.event_source import Event, Source
 
 A = TypeVar("A", bound=Actor[..., Any])
 

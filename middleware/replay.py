@@ -14,7 +14,8 @@ from dramatiq.message import Message
 from broker import StreamsBroker
 from broker.commands import NewMessage
 from broker.errors import InvalidOption
-from broker.intake_commands import Aside, Event, IntakeCommands
+from broker.event_source import Aside, Event
+from broker.intake_commands import IntakeCommands
 from middleware.events import OPTION, Subscription, Undecodable, event_id_of
 
 _BATCH: Final = 500

@@ -14,7 +14,7 @@ from dramatiq.logging import get_logger
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from broker import StreamsBroker
-from broker.intake_commands import SourceInfo
+from broker.event_source import SourceInfo
 from broker.operator_commands import QueueInfo
 from broker.schedule import ScheduleInfo
 from broker.server import ServerMemory

@@ -16,11 +16,13 @@ from broker import StreamsBroker
 from broker.clients import derive
 from broker.embedded import EmbeddedValkey
 from broker.errors import InvalidOption
-from broker.intake_commands import Event, IntakeCommands, Source
+from broker.event_source import Event, Source
+from broker.intake_commands import IntakeCommands
 from broker.limits import QueueDepth
 from broker.settings import Settings
+from middleware.event_reader import Reader, Subscriber
 from middleware.events import on_event
-from middleware.intake import EventIntake, Reader, Subscriber
+from middleware.intake import EventIntake
 from middleware.replay import replay
 from middleware.stack import stack
 from tests.conftest import NewBroker, StartWorker

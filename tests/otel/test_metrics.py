@@ -21,7 +21,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from bench.otlp import Point, Received, Receiver
 from broker import StreamsBroker
 from broker.embedded import EmbeddedValkey
-from broker.intake_commands import IntakeCommands, Source
+from broker.event_source import Source
+from broker.intake_commands import IntakeCommands
 from broker.schedule import Schedule
 from otel.labels import Labels
 from otel.metrics import BUCKETS, BUCKETS_TO_AN_HOUR, Metrics
