@@ -24,6 +24,9 @@ _RENEWED_PER_CALL = 500
 _RECLAIMED_PER_CALL = 100
 _CALLS_PER_SWEEP = 20
 _SWEPT_PER_CALL = 500
+# What a vanished process held may be what killed it. Dramatiq's main process waits for ever for a
+# worker process that is killed while it says that it is ready, so not before that is over.
+_READY_S = 1.0
 
 
 class Keeper:
@@ -63,9 +66,11 @@ class Keeper:
         self._stopping = False
         self._due = threading.Event()
         self._renew_at = 0.0
+        self._ready_at = 0.0
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
+        self._ready_at = time.monotonic() + _READY_S
         self._thread = threading.Thread(target=self._run, name="headrace-keeper", daemon=True)
         self._thread.start()
 
@@ -100,7 +105,9 @@ class Keeper:
             # Nobody need work on a queue that keeps other queues' dead letters.
             for queue in self._dead_queues() - self._in_flight().keys():
                 self._guarded(self._sweep, queue)
-            self._due.wait(max(0.0, self._renew_at - time.monotonic()))
+            now = time.monotonic()
+            until = self._renew_at if now >= self._ready_at else min(self._renew_at, self._ready_at)
+            self._due.wait(max(0.0, until - now))
 
     def _renew_all(self) -> None:
         jitter = random.uniform(0.8, 1.0)  # noqa: S311 - no secret
@@ -126,7 +133,7 @@ class Keeper:
 
     def look_after(self, queue: str) -> None:
         """All but the renewals, for one queue."""
-        if queue not in self._released_for:
+        if queue not in self._released_for and time.monotonic() >= self._ready_at:
             self._release_vanished(queue)
             self._released_for.add(queue)
         self._reclaim(queue)
@@ -213,7 +220,7 @@ class Keeper:
             self._positions[queue] = position
 
     def _release_vanished(self, queue: str) -> None:
-        """Hand back at once what a vanished process of this host held."""
+        """Hand back, without waiting for leases, what a vanished process of this host held."""
         for level, stream in enumerate(self._commands.keys(queue).ready):
             for name in self._consumers(stream):
                 parsed = ConsumerName.parse(name)

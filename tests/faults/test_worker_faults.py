@@ -19,7 +19,7 @@ from tests.faults.conftest import LEASE_MS, SWEEP_MS, Source, valkey_only
 from tests.faults.history import History
 from tests.faults.signals import frozen
 from tests.processes import ROOT, CommandLine, Launcher
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 TAKEOVER_S = (LEASE_MS + SWEEP_MS) / 1000 + 1
 #: Time that has to pass without anything to wait for, by this clock only.
@@ -580,6 +580,7 @@ def _dies(worker: CommandLine, producer: StreamsBroker) -> bool:
     died, _ = eventually(
         lambda: (worker.ended, producer.inspector.queue("work").dead),
         lambda seen: seen[0] or seen[1] > 0,
+        timeout_s=2 * PATIENCE_S,  # five starts one after the other
         what="the worker's death or the burial",
     )
     return died
