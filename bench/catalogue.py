@@ -14,12 +14,14 @@ from bench.latency import latency, schedule
 from bench.memory import memory
 from bench.middleware import middleware, records
 from bench.run import Run
+from bench.telemetry import telemetry
 
 MEASUREMENTS: Mapping[str, Callable[[Run], list[Figure]]] = {
     "drain": drain,
     "processes": processes,
     "records": records,
     "middleware": middleware,
+    "telemetry": telemetry,
     "enqueue": enqueue,
     "intake": intake,
     "latency": latency,

@@ -24,6 +24,8 @@ class Drain:
     jobs_s: float
     #: CPU time of the workers' processes a job, in microseconds.
     cpu_us: float
+    #: The largest peak of a worker's process, in MB.
+    peak_mb: float
 
 
 def drain(run: Run) -> list[Figure]:
@@ -67,11 +69,23 @@ def processes(run: Run) -> list[Figure]:
     return [jobs_a_second("drain-two-processes", title, two, one, "Headrace, one process", 1.4)]
 
 
-def drained(run: Run, peer: Peer, *, processes: int, known: bool) -> Drain:
-    """Fill a queue, then time its workers; `known`: the one process runs all the jobs."""
+def drained(
+    run: Run, peer: Peer, *, processes: int, known: bool, one_by_one: bool = False
+) -> Drain:
+    """Fill a queue, then time its workers; `known`: the one process runs all the jobs.
+
+    `one_by_one`: each job is sent by a call of its own, by a process set up as the workers are.
+    """
     namespace, jobs = run.namespace(), run.size.jobs
     in_memory = peer.broker == "stub"
-    if not in_memory:
+    if one_by_one:
+        first = 1  # the producer sends one to connect
+        produce(
+            ProducerTask(
+                peer=peer, url=run.url, namespace=namespace, jobs=jobs - first, how="one by one"
+            )
+        )
+    elif not in_memory:
         run.fill(peer, namespace, jobs)
     task = Task(
         peer=peer,
@@ -93,7 +107,8 @@ def drained(run: Run, peer: Peer, *, processes: int, known: bool) -> Drain:
     if ran < jobs:
         raise MeasurementFailed(f"{peer.name} ran {ran} of {jobs} jobs")
     seconds = max(each.end for each in done) - min(each.begin for each in done)
-    return Drain(jobs / seconds, sum(each.cpu for each in done) / jobs * 1e6)
+    cpu_us = sum(each.cpu for each in done) / jobs * 1e6
+    return Drain(jobs / seconds, cpu_us, max(each.peak_mb for each in done))
 
 
 def _read_bare_stream(run: Run) -> float:
@@ -107,7 +122,11 @@ def _read_bare_stream(run: Run) -> float:
 
 
 def _typical(drains: list[Drain]) -> Drain:
-    return Drain(median(each.jobs_s for each in drains), median(each.cpu_us for each in drains))
+    return Drain(
+        median(each.jobs_s for each in drains),
+        median(each.cpu_us for each in drains),
+        median(each.peak_mb for each in drains),
+    )
 
 
 def _cpu(name: str, title: str, ours: Drain, stock: Drain) -> Figure:

@@ -43,6 +43,8 @@ def run(task: Task) -> float:
         return stream.read(task.url, task.namespace, task.jobs)
     broker = task.peer.build(task.url, task.namespace)
     noop = declare_noop(broker, task.peer)
+    if task.peer.collector:
+        broker.emit_after("process_boot")  # sets the SDK up
     noop.send(0)  # connects, loads scripts, notes the queue
     begin = time.perf_counter()
     if task.how == "one by one":

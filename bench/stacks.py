@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Final, Literal, TypeAlias
 
-from dramatiq.middleware import Middleware
+from dramatiq.middleware import Middleware, default_middleware
 from msgspec.structs import replace
 
 from broker.settings import Settings
 from middleware.stack import stack
+from otel.sdk import Service
+from otel.settings import ExportSettings, TelemetrySettings
+from otel.stack import layers
 
-#: Dramatiq's own list, an empty one, the application's whole list, or one class of that alone.
-Stack: TypeAlias = Literal["default", "none", "production"] | str
+#: Dramatiq's own list, an empty one, Dramatiq's between telemetry, the application's whole list,
+#: or one class of that alone.
+Stack: TypeAlias = Literal["default", "none", "telemetry", "production"] | str
 
 #: What an application in production sets: every body is sealed, every job is logged.
 _ENVIRONMENT: Final = {
@@ -26,6 +30,10 @@ def build(name: Stack) -> list[Middleware] | None:
         return None
     if name == "none":
         return []
+    if name == "telemetry":
+        service = Service("bench", "worker", "production")
+        around = layers(TelemetrySettings(), service, ExportSettings.load())
+        return [*around.above, *(made() for made in default_middleware), *around.below]
     whole = stack(_settings())
     return whole if name == "production" else [m for m in whole if type(m).__name__ == name]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import resource
 import sys
 import threading
 import time
@@ -50,6 +51,8 @@ class Drained(msgspec.Struct, frozen=True, tag=True):
     #: CPU time of the process in between, in seconds.
     cpu: float
     ran: int
+    #: Resident memory at its peak.
+    peak_mb: float
 
 
 class Started(msgspec.Struct, frozen=True, tag=True):
@@ -107,7 +110,8 @@ def drain(task: Task, broker: AnyBroker, counter: Counter) -> tuple[Worker, Drai
     if task.until == "empty":
         _join(task, broker)
     end = time.monotonic()
-    return worker, Drained(begin, end, time.process_time() - cpu, counter.total())
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return worker, Drained(begin, end, time.process_time() - cpu, counter.total(), peak_mb)
 
 
 def _start(task: Task, broker: AnyBroker) -> Worker:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterator, Mapping
 from typing import TypeAlias
 
 Value: TypeAlias = str | int | float | bool
@@ -30,6 +30,10 @@ class Lazy(Mapping[str, Value]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._look())
+
+    def items(self) -> ItemsView[str, Value]:
+        """Those of what was made: the SDK copies them one by one."""
+        return self._look().items()
 
     def __len__(self) -> int:
         return len(self._look())

@@ -170,7 +170,7 @@ class Metrics(Middleware):
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         """The job is about to run."""
         if isinstance(message, Delivery):
-            queue, actor = message.queue_name, message.actor_name
+            queue, actor = message.message.queue_name, message.message.actor_name
             self._wait_duration.record(waited_s(message), _queue_and_actor(queue, actor))
             if message.lease.count > 1:
                 self._redelivered.add(_queue_and_actor(queue, actor))
@@ -194,7 +194,8 @@ class Metrics(Middleware):
 
     def _end(self, message: MessageProxy, ending: Ending, exception: BaseException | None) -> None:
         begin, self._thread.run_at = self._thread.run_at, None
-        queue, actor = message.queue_name, message.actor_name
+        wrapped = message.message if isinstance(message, Delivery) else message
+        queue, actor = wrapped.queue_name, wrapped.actor_name
         error = _error(exception) if ending is Ending.FAILED else None
         if begin is not None:
             self._utilization.ended()

@@ -85,6 +85,7 @@ SERVER_EVICTS: Final = "headrace.server.evicts"
 
 # -- Message options --------------------------------------------------------------------
 
+BAGGAGE: Final = "baggage"
 #: The span of the attempt before, as a ``traceparent``.
 PREVIOUS_ATTEMPT: Final = "previous_attempt"
 #: Set by the sender when the process span must not have the creation for its parent.

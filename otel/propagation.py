@@ -23,6 +23,7 @@ Relation: TypeAlias = Literal["link", "parent", "parent_and_link"]
 
 _NOTHING: Final = Context()
 _W3C: Final = TraceContextTextMapPropagator()
+_DEFAULT_FIELDS: Final = frozenset({*_W3C.fields, names.BAGGAGE})
 #: The flags that a sender writes: sampled is the first bit, random the second.
 _NOT_SAMPLED: Final = frozenset({"-00", "-02"})
 _CREATION: Final = {names.LINK: "creation"}
@@ -62,7 +63,10 @@ def inject(options: MutableMapping[str, Any], context: Context) -> None:
 
 def extract(options: Mapping[str, Any]) -> Context:
     """The context that a message carries; an empty one for none, or for one that is broken."""
-    return propagate.extract(options, _NOTHING, _OPTIONS)
+    propagator = propagate.get_global_textmap()
+    if names.BAGGAGE not in options and _fields_of(propagator) == _DEFAULT_FIELDS:
+        return _W3C.extract(options, _NOTHING, _OPTIONS)  # half of what the default one costs
+    return propagator.extract(options, _NOTHING, _OPTIONS)
 
 
 def is_unsampled(options: Mapping[str, Any]) -> bool:
@@ -108,8 +112,8 @@ def _headers() -> Collection[str]:
 
 
 @lru_cache(maxsize=4)
-def _fields_of(propagator: TextMapPropagator) -> Collection[str]:
-    return propagator.fields
+def _fields_of(propagator: TextMapPropagator) -> frozenset[str]:
+    return frozenset(propagator.fields)
 
 
 def _previous_attempt(options: Mapping[str, Any]) -> SpanContext | None:

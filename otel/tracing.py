@@ -358,16 +358,18 @@ def _conversation(message: Message[Any] | MessageProxy) -> Attributes:
 
 
 def _run_attributes(broker: StreamsBroker, message: MessageProxy) -> Attributes:
-    retries = message.options.get("retries", 0)
+    wrapped = message.message if isinstance(message, Delivery) else message
+    options = wrapped.options
+    retries = options.get("retries", 0)
     attributes: Attributes = {
-        **_common(broker, message.queue_name),
+        **_common(broker, wrapped.queue_name),
         names.OPERATION_NAME: "process",
         names.OPERATION_TYPE: "process",
-        names.MESSAGE_ID: message.message_id,
-        names.ACTOR: message.actor_name,
+        names.MESSAGE_ID: wrapped.message_id,
+        names.ACTOR: wrapped.actor_name,
         names.ATTEMPT: retries + 1 if isinstance(retries, int) else 1,
         names.CONSUMER_GROUP: GROUP,
-        **_conversation(message),
+        **_conversation(wrapped),
     }
     if isinstance(message, Delivery):
         attributes |= {
@@ -376,7 +378,7 @@ def _run_attributes(broker: StreamsBroker, message: MessageProxy) -> Attributes:
             names.LEVEL: message.lease.level,
             names.WAIT_TIME: waited_s(message),
         }
-    redrives = message.options.get(names.REDRIVES_OPTION)
+    redrives = options.get(names.REDRIVES_OPTION)
     if isinstance(redrives, int):
         attributes[names.REDRIVES] = redrives
     return attributes

@@ -48,9 +48,13 @@ FIGURES = {
 #: What is measured since the committed results were taken; a whole run empties this.
 SINCE = {
     "bytes-per-job-unrecorded",
+    "drain-collector-away",
+    "drain-collector-silent",
     "drain-production",
     "drain-records",
+    "drain-telemetry",
     "intake",
+    "memory-collector-away",
     *(f"cost-{type(each).__name__}" for each in stack(Settings.load({}))),
     "cost-Encryption",
 }

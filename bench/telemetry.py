@@ -1,0 +1,90 @@
+"""What tracing and metrics cost a drain, and what a collector that is away or silent does to it."""
+
+from __future__ import annotations
+
+import socket
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from statistics import median
+
+from bench.drain import Drain, drained
+from bench.figure import Figure, at_least, at_most_times
+from bench.otlp import Receiver
+from bench.peers import HEADRACE
+from bench.run import Run
+
+WITHOUT = "Headrace, no telemetry"
+ALIVE = "the same, collector alive"
+
+
+def telemetry(run: Run) -> list[Figure]:
+    """Spans of one trace in ten and all metrics, over OTLP, with Dramatiq's default middleware."""
+    with ExitStack() as stack:
+        receiver = stack.enter_context(Receiver("grpc"))
+        silent = stack.enter_context(_silent())
+        with_telemetry = HEADRACE.with_middleware("telemetry")
+        cases = {
+            "without": HEADRACE,
+            "alive": with_telemetry.with_collector(receiver.url),
+            "away": with_telemetry.with_collector("http://127.0.0.1:1"),
+            "silent": with_telemetry.with_collector(silent),
+        }
+        done: dict[str, list[Drain]] = defaultdict(list)
+        for name in run.in_turns(list(cases)):
+            peer = cases[name]
+            done[name].append(drained(run, peer, processes=1, known=True, one_by_one=True))
+            run.say(f"telemetry, {name}: {done[name][-1].jobs_s:,.0f} jobs/s")
+    rate = {name: median(each.jobs_s for each in drains) for name, drains in done.items()}
+    peak = {name: median(each.peak_mb for each in drains) for name, drains in done.items()}
+    title = "drain with telemetry"
+    return [
+        _rate("drain-telemetry", title, rate["alive"], rate["without"], WITHOUT, 0.75),
+        _rate(
+            "drain-collector-away",
+            f"{title}, collector away",
+            rate["away"],
+            rate["alive"],
+            ALIVE,
+            0.97,
+        ),
+        _rate(
+            "drain-collector-silent",
+            f"{title}, collector silent",
+            rate["silent"],
+            rate["alive"],
+            ALIVE,
+            0.97,
+        ),
+        Figure(
+            name="memory-collector-away",
+            title="worker's peak memory, collector away",
+            ours=peak["away"],
+            peer=peak["alive"],
+            peer_name=ALIVE,
+            unit="MB",
+            better="less",
+            target=at_most_times(1.05),
+        ),
+    ]
+
+
+def _rate(name: str, title: str, ours: float, peer: float, peer_name: str, times: float) -> Figure:
+    return Figure(
+        name=name,
+        title=title,
+        ours=ours,
+        peer=peer,
+        peer_name=peer_name,
+        unit="jobs/s",
+        target=at_least(times),
+    )
+
+
+@contextmanager
+def _silent() -> Iterator[str]:
+    """The address of something that takes connections and never says a word."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
