@@ -28,6 +28,7 @@ from broker.codec import Codec
 from broker.commands import Commands, Doomed, NewMessage, Settlement
 from broker.consumer import StreamsConsumer
 from broker.consumer_name import ConsumerName
+from broker.contents import Contents
 from broker.courier import Courier
 from broker.dead_letters import DeadRetention
 from broker.dead_routing import DeadRouting, forwarded, is_notice
@@ -161,6 +162,7 @@ class StreamsBroker(Broker):
         )
         self.jobs = Jobs(self.commands, self.inspector.queues)
         self.events = Events(self.commands)
+        self.contents = Contents(self.commands, self.codec)
         self.draining = threading.Event()
         self.suspects = SuspectSlot()
         self._producer = self.commands

@@ -263,6 +263,14 @@ class DeadLetters:
         """The dead letter of this id; None when it is gone."""
         return next(iter(self._letters(name, [id])), None)
 
+    def died(self, name: str, where: DeadFilter) -> int:
+        """How many dead letters are of these ages; the filter's other parts do not count here."""
+        k, ages = self._commands.keys(name), where.ages
+        now_ms = current_millis()
+        oldest = "-inf" if ages.oldest is None else now_ms - ages.oldest
+        with translated():
+            return int(self._client.zcount(k.dead, oldest, now_ms - ages.youngest))
+
     def dead_page(
         self, name: str, where: DeadFilter = ANY, *, after: str | None = None, limit: int = 50
     ) -> DeadPage:
@@ -289,13 +297,17 @@ class DeadLetters:
                         break
         return DeadPage(found, _cursor(position))
 
-    def dead_groups(self, name: str, where: DeadFilter = ANY) -> list[DeadGroup]:
+    def dead_groups(
+        self, name: str, where: DeadFilter = ANY, *, newest: int | None = None
+    ) -> list[DeadGroup]:
         """Counts by reason, actor and error type, the largest first: what a redrive would move.
 
-        Beyond a thousand kinds the rest is one group without names.
+        Beyond a thousand kinds the rest is one group without names. With ``newest``, of about so
+        many of the newest letters.
         """
         groups: dict[tuple[str, str, str], DeadGroup] = {}
-        for heads in self._heads(name, where):
+        batches = self._heads(name, where) if newest is None else self._newest(name, where, newest)
+        for heads in batches:
             for head in heads:
                 key = (head.reason, head.actor, head.error_type)
                 if key not in groups and len(groups) >= _MOST_GROUPS:
@@ -351,6 +363,16 @@ class DeadLetters:
             position, ages = heads[-1].position, dataclasses.replace(ages, now_ms=now_ms)
             yield [head for head in heads if where.takes(head)]
 
+    def _newest(self, name: str, where: DeadFilter, count: int) -> Iterator[list[LetterHead]]:
+        """Batches of the letters wanted among about so many of the newest."""
+        position = None
+        for _ in range(-(-count // _BATCH)):
+            _, heads = self._commands.letters(name, where.ages, position, _BATCH, newest_first=True)
+            if not heads:
+                return
+            position = heads[-1].position
+            yield [head for head in heads if where.takes(head)]
+
     def _named(self, name: str, ids: Sequence[str]) -> Iterator[list[LetterHead]]:
         k = self._commands.keys(name)
         for start in range(0, len(ids), _BATCH):
@@ -389,6 +411,22 @@ class DeadLetters:
             for id, value in zip(ids, values, strict=True)
             if value is not None
         ]
+
+    def drop_dead(
+        self, name: str, ids: Iterable[str] | None = None, *, where: DeadFilter = ANY
+    ) -> int:
+        """Drop dead letters; returns how many. Which ones, as for :meth:`redrive`."""
+        return sum(self.dropping_dead(name, ids, where=where))
+
+    def dropping_dead(
+        self, name: str, ids: Iterable[str] | None = None, *, where: DeadFilter = ANY
+    ) -> Iterator[int]:
+        """As :meth:`drop_dead`, a step at a time: how many went in each. Stop where you like."""
+        if ids is not None:
+            yield self._commands.drop_dead(name, list(ids))
+            return
+        for heads in self._heads(name, where):
+            yield self._commands.drop_dead(name, [head.id for head in heads])
 
     def purge_dead(self, name: str, *, older_than_ms: int = 0) -> int:
         """Drop dead letters of at least this age; returns how many."""

@@ -76,6 +76,13 @@ class Events:
             raise InvalidOption("group", group, "must be a non-empty string")
         return Subscription(self._commands, queue, group, start)
 
+    def latest(self, queue: str, limit: int = 100) -> list[Event]:
+        """The newest events of a queue that are still there, the newest first."""
+        with translated():
+            client: Any = self._commands.client
+            rows = client.xrevrange(self._commands.keys(queue).events, count=limit)
+        return [_event(queue, *row) for row in rows]
+
     def follow(self, queues: Iterable[str], *, start: str | None = None) -> Iterator[Event]:
         """All events of these queues, as they come, for whoever looks on; it blocks between them.
 

@@ -14,7 +14,7 @@ from broker.keys import queues_key
 from broker.limits import QueueLimit
 from broker.operator_commands import QueueInfo
 from broker.schedules import Schedules
-from broker.server import ServerMemory
+from broker.server import ServerFacts, ServerMemory
 from broker.traffic import QueueTraffic, traffic
 from broker.workers import Sight, WorkerInfo, gathered, sights
 
@@ -65,6 +65,10 @@ class Inspector(DeadLetters):
     def servers(self) -> list[ServerMemory]:
         """The memory of the server; of a cluster, of each node that answers."""
         return server.memory(self._client)
+
+    def server_facts(self) -> list[ServerFacts]:
+        """As :meth:`servers`, with version, uptime, clients and load; masters only."""
+        return server.facts(self._client)
 
     def size(self, name: str) -> int:
         """Messages that are ready, in flight or scheduled."""

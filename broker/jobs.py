@@ -182,6 +182,15 @@ class Jobs:
         order = {id: index for index, id in enumerate(ids)}
         return Page(sorted(records, key=lambda record: order[record.id]), following)
 
+    def ended(self, queue: str) -> dict[State, int]:
+        """How many records of ended jobs a queue keeps, by their state."""
+        keys, states = self._commands.keys(queue), [state for state in State if state.final]
+        client: Any = self._commands.client
+        with translated(), client.pipeline(transaction=False) as pipe:
+            for state in states:
+                pipe.zcard(keys.recent(state.value))
+            return dict(zip(states, pipe.execute(), strict=True))
+
     def wait(self, job: str | Message[Any], timeout: int = 60_000) -> JobRecord:
         """Wait up to ``timeout`` ms for the job to end; returns its record then.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -99,6 +99,12 @@ class LetterCommands(Runner):
         name = id.encode("utf-8", "surrogateescape")
         moved = move_letter(self._run, self.client, self.keys(queue), self.keys(to), name, "")
         return None if moved is None else moved.decode("utf-8", "surrogateescape")
+
+    def drop_dead(self, queue: str, ids: Sequence[str]) -> int:
+        """Drop dead letters; returns how many of them were still there."""
+        k = self.keys(queue)
+        names = (id.encode("utf-8", "surrogateescape") for id in ids)
+        return int(self._run("drop_dead", (k.dead, k.dead_messages), *names))
 
     def letters(
         self,

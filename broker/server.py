@@ -126,6 +126,10 @@ class ServerFacts:
     appends: bool
     #: Its last write to disk did not fail.
     writes_ok: bool
+    uptime_s: int
+    clients: int
+    commands_per_second: int
+    memory: ServerMemory
 
 
 def facts(client: Any) -> list[ServerFacts]:
@@ -137,8 +141,10 @@ def facts(client: Any) -> list[ServerFacts]:
     """
     with translated():
         if isinstance(client, redis.RedisCluster):
-            return [_facts(client.info(target_nodes=node)) for node in client.get_primaries()]
-        return [_facts(client.info())]
+            return [
+                _facts(node.name, client.info(target_nodes=node)) for node in client.get_primaries()
+            ]
+        return [_facts("", client.info())]
 
 
 def time_ms(client: Any) -> int:
@@ -148,7 +154,7 @@ def time_ms(client: Any) -> int:
     return int(seconds) * 1_000 + int(micros) // 1_000
 
 
-def _facts(info: Mapping[str, Any]) -> ServerFacts:
+def _facts(address: str, info: Mapping[str, Any]) -> ServerFacts:
     name = _name(info)
     states = [info.get(f"{what}_status") for what in ("aof_last_write", "rdb_last_bgsave")]
     return ServerFacts(
@@ -157,6 +163,10 @@ def _facts(info: Mapping[str, Any]) -> ServerFacts:
         role=str(info.get("role")),
         appends=bool(info.get("aof_enabled")),
         writes_ok="err" not in states,
+        uptime_s=int(info.get("uptime_in_seconds", 0)),
+        clients=int(info.get("connected_clients", 0)),
+        commands_per_second=int(info.get("instantaneous_ops_per_sec", 0)),
+        memory=_memory(address, info),
     )
 
 

@@ -1,0 +1,69 @@
+"""How values are shown."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+#: In place of what is not known.
+NOTHING: Final = "\N{EN DASH}"
+_SPANS: Final = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1_000))
+
+
+def isoformat(unix_ms: int) -> str:
+    """For the attribute of a <time>."""
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds")
+
+
+def at(unix_ms: int) -> str:
+    """A time, UTC to the second."""
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def lasting(ms: float | None) -> str:
+    """A span of time with its largest unit."""
+    if ms is None:
+        return NOTHING
+    for unit, size in _SPANS:
+        if ms >= size:
+            return f"{ms / size:.1f} {unit}"
+    return f"{ms:.0f} ms"
+
+
+def timeago(unix_ms: int) -> str:
+    """How long ago, or in how long."""
+    since = time.time() * 1000 - unix_ms
+    return f"{lasting(since)} ago" if since >= 0 else f"in {lasting(-since)}"
+
+
+def number(value: float) -> str:
+    """With spaces between thousands."""
+    return f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def size(count: float) -> str:
+    """Bytes, with their largest unit."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def pretty(value: Any) -> str:
+    """JSON for people."""
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+
+
+FILTERS: Final[Mapping[str, Any]] = {
+    "isoformat": isoformat,
+    "timeago": timeago,
+    "at": at,
+    "lasting": lasting,
+    "number": number,
+    "size": size,
+    "pretty": pretty,
+}

@@ -1,0 +1,1 @@
+"""The pages, a file a subject; each knows its own routes."""

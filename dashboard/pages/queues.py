@@ -1,0 +1,82 @@
+"""A queue: its jobs by state, its bounds, and what an operator does with it as a whole."""
+
+from __future__ import annotations
+
+from broker.jobs import State
+from broker.limits import QueueLimit
+from dashboard.charts import charts, span
+from dashboard.pages.base import Pages, Routes, asked
+from dashboard.web import BadRequest, Context, Done, PageRequest, action, page
+
+
+class QueuePages(Pages):
+    def routes(self) -> Routes:
+        return [
+            ("/queues/(?P<queue>[^/]+)/jobs", self.queue),
+            ("/actions/pause", self.pause),
+            ("/actions/resume", self.resume),
+            ("/actions/limit", self.limit),
+        ]
+
+    @page("queue.html")
+    def queue(self, request: PageRequest, *, queue: str) -> Context:
+        self.known(queue)
+        state = _state(asked(request, "state") or State.QUEUED.value)
+        page = self.broker.jobs.list(queue, state, asked(request, "after"))
+        return {
+            "queue": self.inspector.queue(queue),
+            "ended": self.broker.jobs.ended(queue),
+            "limit": self.inspector.limit_of(queue),
+            "states": list(State),
+            "state": state,
+            "jobs": page.records,
+            "next": page.cursor,
+            "more": {"state": state.value, "after": page.cursor},
+            "charts": charts(self.app.sampler.of(queue)),
+            "span": span(),
+        }
+
+    @action("pause")
+    def pause(self, request: PageRequest) -> Done:
+        queue = self.known(request.form("queue"))
+        done = self.inspector.pause(queue)
+        return Done(self._uri(queue), "done" if done else "was paused already")
+
+    @action("resume")
+    def resume(self, request: PageRequest) -> Done:
+        queue = self.known(request.form("queue"))
+        done = self.inspector.resume(queue)
+        return Done(self._uri(queue), "done" if done else "was not paused")
+
+    @action("limit")
+    def limit(self, request: PageRequest) -> Done:
+        queue = self.known(request.form("queue"))
+        limit = QueueLimit(
+            _count(request, "global_concurrency"),
+            _count(request, "rate"),
+            _count(request, "per_ms") or 1_000,
+        )
+        done = self.inspector.limit(queue, limit)
+        about = {"global_concurrency": limit.global_concurrency, "rate": limit.rate}
+        return Done(
+            self._uri(queue), "done" if done else "was so already", about | {"per": limit.per_ms}
+        )
+
+    def _uri(self, queue: str) -> str:
+        return self.app.uri("queues", queue, "jobs")
+
+
+def _state(text: str) -> State:
+    try:
+        return State(text)
+    except ValueError:
+        raise BadRequest(f"state: there is no state {text!r}") from None
+
+
+def _count(request: PageRequest, name: str) -> int | None:
+    text = request.form(name).strip()
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 1_000_000_000):
+        raise BadRequest(f"{name}: must be a number of at least 1, or empty; got {text!r}")
+    return int(text)

@@ -1,0 +1,60 @@
+"""Signing in and out."""
+
+from __future__ import annotations
+
+from dramatiq_dashboard.csrf import csrf_protect
+from dramatiq_dashboard.http import Response, handler, make_response, redirect
+
+from dashboard.access import TooManyTries, User, WrongPassword
+from dashboard.pages.base import Pages, Routes
+from dashboard.web import PageRequest, noted
+
+
+class SignInPages(Pages):
+    def routes(self) -> Routes:
+        return [("/sign-in", self.sign_in), ("/sign-out", self.sign_out)]
+
+    @handler  # type: ignore[untyped-decorator]
+    @csrf_protect  # type: ignore[untyped-decorator]
+    def sign_in(self, request: PageRequest) -> Response:
+        users = self.app.access.users
+        if users is None:
+            return redirect(self.app.uri())
+        if request.method != "POST":
+            return self._form(request, "200 OK", "")
+        name, password = request.form("name"), request.form("password")
+        try:
+            user = users.sign_in(name, password, request.address)
+        except WrongPassword:
+            noted(request, "sign in", "refused: name or password", tried=name[:100])
+            return self._form(request, "403 Forbidden", "Name or password is wrong.")
+        except TooManyTries as error:
+            noted(request, "sign in", "refused: too many tries", tried=name[:100])
+            response = self._form(request, "429 Too Many Requests", f"There were {error}.")
+            response.add_header("Retry-After", f"{error.wait_s:.0f}")
+            return response
+        self._let_in(request, user)
+        return redirect(self.app.prefix + _ours(request.params.get("next", "/")))
+
+    def _let_in(self, request: PageRequest, user: User) -> None:
+        request.user = user
+        request.session = self.app.sessions.new(user.name)
+        noted(request, "sign in", "done")
+
+    def _form(self, request: PageRequest, status: str, told: str) -> Response:
+        text = self.templates.get_template("sign_in.html").render(request=request, told=told)
+        return make_response((status, text))
+
+    @handler  # type: ignore[untyped-decorator]
+    @csrf_protect  # type: ignore[untyped-decorator]
+    def sign_out(self, request: PageRequest) -> Response:
+        if request.method != "POST":
+            return make_response(("405 Method Not Allowed", "Expected a POST request."))
+        noted(request, "sign out", "done")
+        request.user, request.session = None, self.app.sessions.new()
+        return redirect(self.app.uri("sign-in"))
+
+
+def _ours(path: str) -> str:
+    """The path, if it is one of ours: //other.example would be another site's."""
+    return path if path.startswith("/") and path[1:2] not in ("/", "\\") else "/"

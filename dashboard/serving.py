@@ -1,0 +1,84 @@
+"""The dashboard behind a real WSGI server."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any, Final
+
+from dramatiq.logging import get_logger
+from waitress.server import create_server
+
+from broker.broker import StreamsBroker
+from dashboard.application import Dashboard
+from dashboard.audit import AUDIT
+from dashboard.settings import DashboardSettings
+
+#: Requests are forms: nothing here needs more.
+_MOST_BODY_BYTES: Final = 1024 * 1024
+
+
+class Server:
+    """Listens once it is made; ``run`` answers until ``close``.
+
+    Raises:
+      SettingsError: others than this machine could connect, and nobody would be asked who they are.
+      OSError: the address is taken or not ours.
+    """
+
+    def __init__(self, broker: StreamsBroker, settings: DashboardSettings) -> None:
+        secret = None if settings.secret is None else settings.secret.reveal()
+        self.dashboard = Dashboard(
+            broker,
+            settings.prefix,
+            access=settings.access,
+            secret=secret,
+            links=settings.links,
+        )
+        self._prefix = settings.prefix
+        self._logger = get_logger(__name__, type(self))
+        self._server: Any = create_server(
+            self._answer,
+            host=settings.host,
+            port=settings.port,
+            threads=settings.threads,
+            max_request_body_size=_MOST_BODY_BYTES,
+            url_scheme="https" if settings.https else "http",
+            ident=None,
+        )
+        self._settings = settings
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        host = self._settings.host
+        shown = f"[{host}]" if ":" in host else host
+        return f"http://{shown}:{self._server.effective_port}{self._prefix}/"
+
+    def run(self) -> None:
+        """Answer requests until :meth:`close`, or an interrupt."""
+        self.dashboard.sampler.start()
+        self._server.run()
+
+    def close(self) -> None:
+        """Stop listening; requests under way are answered."""
+        self._server.close()
+        self._server.task_dispatcher.shutdown()
+        self.dashboard.sampler.stop()
+
+    def _answer(self, environ: dict[str, Any], start_response: Any) -> Any:
+        path = environ.get("PATH_INFO", "")
+        if self._prefix and path.startswith(f"{self._prefix}/"):
+            environ = {**environ, "PATH_INFO": path[len(self._prefix) :]}
+        return self.dashboard(environ, start_response)
+
+
+def log_to_stderr() -> None:
+    """Warnings for people, and the audit log as JSON lines, on standard error."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    audit = logging.getLogger(AUDIT)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    audit.addHandler(handler)
+    audit.setLevel(logging.INFO)
+    audit.propagate = False

@@ -1,0 +1,103 @@
+// Live parts, keys and questions. Every page works without it.
+"use strict";
+
+const EVERY_MS = 3000;
+
+// -- Live parts: the page is read again, and what is marked is put in the place of what was.
+async function refresh() {
+  const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+  if (!answer.ok || answer.redirected) return;
+  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+  for (const part of document.querySelectorAll("[data-live]")) {
+    const next = fresh.querySelector(`[data-live="${part.dataset.live}"]`);
+    // Nothing moves under the keyboard's focus or a selection.
+    const busy = part.contains(document.activeElement) || part.contains(getSelection().anchorNode);
+    if (next && !busy) part.replaceWith(document.adoptNode(next));
+  }
+}
+
+function keepFresh() {
+  const shownAsked = document.querySelector("[data-still]");
+  if (shownAsked || !document.querySelector("[data-live]")) return;
+  let timer = 0;
+  const again = async () => {
+    try {
+      if (!document.hidden) await refresh();
+    } catch {
+      // The server is away; the next look may find it.
+    }
+    timer = setTimeout(again, EVERY_MS);
+  };
+  timer = setTimeout(again, EVERY_MS);
+  addEventListener("pagehide", () => clearTimeout(timer));
+}
+
+// -- Questions before what can't be undone.
+addEventListener("submit", (event) => {
+  const question = event.target.dataset.sure;
+  if (question && !confirm(question)) event.preventDefault();
+});
+
+// -- Light or dark, kept in a cookie that the server reads.
+function theme() {
+  const root = document.documentElement;
+  const light = matchMedia("(prefers-color-scheme: light)").matches;
+  const now = root.dataset.theme || (light ? "light" : "dark");
+  root.dataset.theme = now === "light" ? "dark" : "light";
+  document.cookie = `headrace_theme=${root.dataset.theme}; path=/; max-age=31536000; samesite=strict`;
+}
+
+// -- Keys.
+const KEYS = [
+  ["/", "search"], ["j, k", "next, previous row"], ["Enter", "open the row"], ["n", "next page"],
+  ["g and a letter", "go to the page that begins with it"], ["?", "this list"],
+];
+
+function help() {
+  const dialog = document.createElement("dialog");
+  dialog.setAttribute("aria-label", "Keys");
+  const list = document.createElement("dl");
+  for (const [key, what] of KEYS) {
+    const term = document.createElement("dt");
+    term.append(Object.assign(document.createElement("kbd"), { textContent: key }));
+    list.append(term, Object.assign(document.createElement("dd"), { textContent: what }));
+  }
+  const close = Object.assign(document.createElement("button"), { textContent: "Close", className: "button" });
+  close.addEventListener("click", () => dialog.close());
+  dialog.addEventListener("close", () => dialog.remove());
+  dialog.append(list, close);
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+function row(step) {
+  const links = [...document.querySelectorAll("tbody tr")].map((each) => each.querySelector("a")).filter(Boolean);
+  const at = links.indexOf(document.activeElement);
+  links[Math.min(Math.max(at + step, 0), links.length - 1)]?.focus();
+}
+
+let going = false;
+addEventListener("keydown", (event) => {
+  const typing = event.target.closest("input, textarea, select, dialog");
+  if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (going) {
+    going = false;
+    document.querySelector(`[data-go="${CSS.escape(event.key)}"]`)?.click();
+    return;
+  }
+  const acts = {
+    "/": () => document.querySelector("[data-search]")?.focus(),
+    j: () => row(1),
+    k: () => row(-1),
+    n: () => document.querySelector("a[rel=next]")?.click(),
+    g: () => { going = true; },
+    "?": help,
+  };
+  if (acts[event.key]) {
+    event.preventDefault();
+    acts[event.key]();
+  }
+});
+
+document.getElementById("theme")?.addEventListener("click", theme);
+keepFresh();

@@ -1,0 +1,127 @@
+"""What operators do, and the lines that it leaves in the audit log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dramatiq import Actor
+
+from broker import QueueLimit, State, StreamsBroker
+from tests.dashboard.browser import Browser
+
+Audit = Callable[[], list[dict[str, Any]]]
+
+
+def _state(broker: StreamsBroker, id: str) -> State:
+    record = broker.jobs.get(id)
+    assert record is not None
+    return record.state
+
+
+def _job(id: str) -> str:
+    return f"/queues/mail/job?id={id}"
+
+
+def test_a_scheduled_job_is_run_now(
+    browser: Browser, broker: StreamsBroker, send: Actor[..., None], work: Callable[[], None]
+) -> None:
+    message = send.send_with_options(args=("a",), delay=3_600_000)
+    browser.submit(_job(message.message_id), "/actions/promote")
+    work()
+    assert broker.jobs.wait(message.message_id, 10_000).state is State.COMPLETED
+
+
+def test_a_waiting_job_is_cancelled(
+    browser: Browser, broker: StreamsBroker, send: Actor[..., None], audit: Audit
+) -> None:
+    message = send.send("a")
+    browser.submit(_job(message.message_id), "/actions/cancel")
+    assert _state(broker, message.message_id) is State.CANCELLED
+    (line,) = audit()
+    assert (line["action"], line["user"], line["outcome"]) == ("cancel", "local", "done")
+    assert line["data"] == {"queue": "mail", "id": message.message_id}
+
+
+def test_a_dead_job_is_retried(
+    browser: Browser, broker: StreamsBroker, send: Actor[..., None], work: Callable[[], None]
+) -> None:
+    message = send.send("a", refused="once")
+    work()
+    browser.submit(_job(message.message_id), "/actions/retry")
+    assert _state(broker, message.message_id) is State.QUEUED
+    assert broker.inspector.queue("mail").dead == 0
+
+
+def test_a_dead_letter_is_deleted(
+    browser: Browser, broker: StreamsBroker, send: Actor[..., None], work: Callable[[], None]
+) -> None:
+    message = send.send("a", refused="for ever")
+    work()
+    browser.submit(_job(message.message_id), "/actions/delete")
+    assert broker.inspector.queue("mail").dead == 0
+
+
+def test_a_queue_is_paused_and_resumed(
+    browser: Browser, broker: StreamsBroker, send: Actor[..., None]
+) -> None:
+    send.send("a")
+    assert "paused" in browser.submit("/queues/mail/jobs", "/actions/pause").text
+    assert broker.inspector.queue("mail").paused
+    browser.submit("/queues/mail/jobs", "/actions/resume")
+    assert not broker.inspector.queue("mail").paused
+
+
+def test_limits_are_set_and_lifted(
+    browser: Browser, broker: StreamsBroker, send: Actor[..., None]
+) -> None:
+    send.send("a")
+    page = "/queues/mail/jobs"
+    browser.submit(page, "/actions/limit", global_concurrency="3", rate="10", per_ms="500")
+    assert broker.inspector.limit_of("mail") == QueueLimit(3, 10, 500)
+    browser.submit(page, "/actions/limit", global_concurrency="", rate="")
+    assert broker.inspector.limit_of("mail").rate is None
+    answer = browser.submit(page, "/actions/limit", rate="fast")
+    assert answer.status_code == 400
+    assert "rate" in answer.text
+
+
+def test_a_payload_is_hidden_until_an_operator_reveals_it(
+    operator: Browser, viewer: Browser, send: Actor[..., None], audit: Audit
+) -> None:
+    message = send.send("olga@example.com")
+    path = _job(message.message_id)
+    assert "olga@example.com" not in operator.page(path)
+    before = len(audit())
+    answer = operator.submit(path, "/queues/mail/reveal")
+    assert "olga@example.com" in answer.text
+    (line,) = audit()[before:]
+    assert (line["action"], line["user"], line["outcome"]) == ("reveal", "olga", "done")
+    assert "example.com" not in str(line)
+    fields = {"__dd_csrf": viewer.form("/", "/sign-out")["__dd_csrf"], "id": message.message_id}
+    refused = viewer.post("/queues/mail/reveal", fields)
+    assert refused.status_code == 403
+    assert "olga@example.com" not in refused.text
+    assert audit()[-1]["outcome"] == "refused: role"
+
+
+def test_a_viewer_sees_no_buttons_and_may_not_act(
+    viewer: Browser, broker: StreamsBroker, send: Actor[..., None], audit: Audit
+) -> None:
+    send.send("a")
+    assert "/actions/" not in viewer.page("/queues/mail/jobs")
+    token = viewer.form("/", "/sign-out")["__dd_csrf"]
+    answer = viewer.post("/actions/pause", {"__dd_csrf": token, "queue": "mail"})
+    assert answer.status_code == 403
+    assert not broker.inspector.queue("mail").paused
+    assert (audit()[-1]["user"], audit()[-1]["outcome"]) == ("viktor", "refused: role")
+
+
+def test_the_other_librarys_actions_do_the_same(
+    browser: Browser, broker: StreamsBroker, send: Actor[..., None], work: Callable[[], None]
+) -> None:
+    message = send.send("a", refused="once")
+    work()
+    fields = browser.form(_job(message.message_id), "/actions/retry")
+    assert browser.post("/requeue-message", fields).status_code == 302
+    assert _state(broker, message.message_id) is State.QUEUED
