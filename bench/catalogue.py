@@ -8,6 +8,7 @@ from bench.backlog import backlog
 from bench.drain import drain, processes
 from bench.enqueue import enqueue
 from bench.figure import Figure
+from bench.flows import flows, joins
 from bench.idle import idle
 from bench.intake import intake
 from bench.latency import latency, schedule
@@ -24,6 +25,8 @@ MEASUREMENTS: Mapping[str, Callable[[Run], list[Figure]]] = {
     "telemetry": telemetry,
     "enqueue": enqueue,
     "intake": intake,
+    "flows": flows,
+    "joins": joins,
     "latency": latency,
     "schedule": schedule,
     "idle": idle,

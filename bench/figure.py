@@ -85,6 +85,19 @@ def written(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
+def steps_a_second(name: str, title: str, ours: float, peer: float, peer_name: str) -> Figure:
+    """A rate of pipelines' steps beside that of Dramatiq's own, of which it should be twice."""
+    return Figure(
+        name=name,
+        title=title,
+        ours=ours,
+        peer=peer,
+        peer_name=peer_name,
+        unit="steps/s",
+        target=at_least(2),
+    )
+
+
 def jobs_a_second(
     name: str, title: str, ours: float, peer: float, peer_name: str, times: float | None = None
 ) -> Figure:

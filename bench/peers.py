@@ -11,9 +11,14 @@ import msgspec
 from dramatiq import Actor
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
+from dramatiq.middleware import GroupCallbacks
+from dramatiq.rate_limits.backends import RedisBackend as RateLimiterBackend
+from dramatiq.results import Results
+from dramatiq.results.backends import RedisBackend as ResultBackend
 
 from bench.stacks import Stack, build
 from broker import StreamsBroker
+from middleware.flows import Flows
 
 QUEUE = "bench"
 #: What Dramatiq reads at import; so each peer needs a process of its own.
@@ -34,6 +39,8 @@ class Peer(msgspec.Struct, frozen=True):
     records: bool = True
     #: Where its telemetry goes, one trace in ten; empty: nowhere.
     collector: str = ""
+    #: Whether results are handed on: by flows, or by Dramatiq's pipelines, groups and results.
+    hands_on: bool = False
 
     def build(self, url: str, namespace: str) -> AnyBroker:
         """The broker; connects when it is first used."""
@@ -41,7 +48,13 @@ class Peer(msgspec.Struct, frozen=True):
         if self.broker == "stub":
             return StubBroker(**options)
         kind = StreamsBroker if self.broker == "streams" else RedisBroker
-        return kind(url=url, namespace=namespace, **options)
+        broker: AnyBroker = kind(url=url, namespace=namespace, **options)
+        if self.hands_on and self.broker == "streams":
+            broker.add_middleware(Flows())
+        elif self.hands_on:
+            broker.add_middleware(Results(backend=ResultBackend(url=url)))
+            broker.add_middleware(GroupCallbacks(RateLimiterBackend(url=url)))
+        return broker
 
     def environment(self) -> Mapping[str, str]:
         """The environment of its process: no other setting of Dramatiq's gets through."""
@@ -72,6 +85,15 @@ class Peer(msgspec.Struct, frozen=True):
         """The same, keeping no records of jobs."""
         return msgspec.structs.replace(self, records=False)
 
+    def handing_on(self) -> Peer:
+        """The same with what it needs to hand results on."""
+        return msgspec.structs.replace(self, hands_on=True)
+
+    @property
+    def step_options(self) -> dict[str, Any]:
+        """Options of actors whose results are handed on."""
+        return {} if self.broker == "streams" else {"store_results": True}
+
     @property
     def actor_options(self) -> dict[str, Any]:
         """Options of its actors; RedisBroker refuses those that it does not know."""
@@ -92,6 +114,16 @@ def declare_noop(broker: AnyBroker, peer: Peer) -> Actor[..., None]:
         pass
 
     return noop
+
+
+def declare_step(broker: AnyBroker, peer: Peer) -> Actor[..., int]:
+    """The actor that pipelines and flows are made of, as producers see it."""
+
+    @dramatiq.actor(broker=broker, queue_name=QUEUE, **peer.step_options)
+    def step(*_given: object) -> int:
+        return 1
+
+    return step
 
 
 def declare_start(broker: AnyBroker) -> Actor[[int], None]:

@@ -96,6 +96,13 @@ def declare(broker: AnyBroker, peer: Peer, counter: Counter) -> None:
     def noop(*_arguments: object) -> None:
         counter.count()
 
+    if peer.hands_on:
+
+        @dramatiq.actor(broker=broker, queue_name=QUEUE, **peer.step_options)
+        def step(*_given: object) -> int:
+            counter.count()
+            return 1
+
     @dramatiq.actor(broker=broker, queue_name=QUEUE)
     def start(number: int) -> None:
         say(Started(number, time.monotonic_ns(), time.time_ns()))

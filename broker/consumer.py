@@ -155,7 +155,9 @@ class StreamsConsumer(Consumer):
 
     def _take(self, handed: Iterable[Handed]) -> None:
         fresh = self._without_replays(list(handed))
-        self._in_flight.add(d for d in map(self._deliver, fresh) if d is not None)
+        deliveries = [d for d in map(self._deliver, fresh) if d is not None]
+        self.broker.emit_before("take", deliveries)
+        self._in_flight.add(deliveries)
 
     def _without_replays(self, handed: list[Handed]) -> list[Handed]:
         """Bury the sealed entries whose message has ended or was never enqueued.

@@ -12,6 +12,7 @@ from dramatiq.broker import MessageProxy
 from dramatiq.message import Message
 
 from broker import evidence
+from broker.flow_commands import Begun
 from broker.outcome import Outcome
 from broker.sealing import OPTION
 
@@ -51,6 +52,8 @@ class Delivery(MessageProxy):
         self.reason: evidence.Reason | None = None
         #: The actor or a middleware enqueued a copy of this message under its own id.
         self.requeued = False
+        #: What its flow said when it was taken; None for a message of none.
+        self.begun: Begun | None = None
         #: What it returned, for its flow; JSON, empty for None.
         self.result = b""
         #: Held while the job runs, and renewed with the lease.

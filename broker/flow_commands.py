@@ -37,6 +37,17 @@ class NewFlow:
 
 
 @dataclass(frozen=True, slots=True)
+class Beginning:
+    """A message of a flow that is about to run."""
+
+    place: Place
+    #: First number and count of the messages whose results it takes.
+    given: Sequence[tuple[int, int]]
+    #: Also when the flow was cancelled or has run out of time.
+    always: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Begun:
     """What a message of a flow finds when it begins."""
 
@@ -102,23 +113,27 @@ class FlowCommands:
             self._client.hset(key, items=[part for row in numbered for part in row])
             self._client.expire(key, _ABANDONED_AFTER_S)
 
-    def begin(self, place: Place, given: Sequence[tuple[int, int]], *, always: bool) -> Begun:
-        """Note that a message runs and find what it is given.
-
-        ``always``: also when the flow was cancelled or has run out of time.
-        ``given``: first number and count of the messages whose results it takes.
-        """
-        flow = self.keys(place.home).flow_prefix + place.flow_id
-        numbers = [number for span in given for number in span]
-        found, may_run, left, *results = self._run(
-            "begin_step", (flow, f"{flow}:results"), place.step, int(always), *numbers
-        )
-        return Begun(
-            state=found.decode(),
-            may_run=bool(may_run),
-            ms_left=None if left < 0 else left,
-            results=[each or None for each in results],
-        )
+    def begin(self, home: str, messages: Sequence[Beginning]) -> list[Begun]:
+        """Note that messages of flows with this home are about to run; find what they are given."""
+        packed = [
+            entry.pack_array(
+                (
+                    *(m.place.flow_id, m.place.step, m.always),
+                    *(number for span in m.given for number in span),
+                )
+            )
+            for m in messages
+        ]
+        rows = self._run("begin_steps", (self.keys(home).flow_prefix,), *packed)
+        return [
+            Begun(
+                state=state.decode(),
+                may_run=bool(may_run),
+                ms_left=None if left < 0 else left,
+                results=[each or None for each in results],
+            )
+            for state, may_run, left, *results in rows
+        ]
 
     def reopen(self, place: Place) -> tuple[bool, list[Letter]]:
         """Take back the failure of a message that was redriven; False: its flow can't go on."""

@@ -29,6 +29,7 @@ local keys = {
   end,
 }
 local told = cmsgpack.unpack(ARGV[4])
-advance(keys, ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), told[1], told[2], told[3])
+advance(keys, flow_of(keys, ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), told[1], told[2], told[3])
+write_flows(keys)
 signal_if_gated(KEYS[5], KEYS[6], keys.added)
 return keys.letters

@@ -20,7 +20,7 @@
 --@include outbox
 --@include make_ready
 --@include flow
-local flow, number, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local number, limit = tonumber(ARGV[2]), tonumber(ARGV[3])
 local keys = {
   flow_prefix = KEYS[1], outbox = KEYS[2], job_prefix = KEYS[3], events = KEYS[4], letters = {}, added = 0,
   ready = function(level)
@@ -28,25 +28,25 @@ local keys = {
     return KEYS[7 + level], level
   end,
 }
-local step, key = step_of(keys, flow, number), part(keys, flow, "")
+local flow = flow_of(keys, ARGV[1])
+local step = step_of(keys, flow, number)
 if not step then
   return { 0, keys.letters }
 end
-local found = redis.call("HMGET", key, number .. ":sent", "state", "reason", number .. ":held")
-local sent = tonumber(found[1] or 0)
+local sent, running = tonumber(get(keys, flow, number .. ":sent") or 0), get(keys, flow, "state") == "running"
 local rest = step.size - sent
-if found[4] then
+if get(keys, flow, number .. ":held") then
   rest = 0
-elseif rest > 0 and found[2] ~= "running" and found[3] == "failed" then  -- it may be taken up again
-  redis.call("HSET", key, number .. ":held", rest)
-  redis.call("HINCRBY", key, "open", -rest)
+elseif rest > 0 and not running and not was_stopped(keys, flow) then  -- it may be taken up again
+  put(flow, number .. ":held", string.format("%d", rest))
+  add(keys, flow, "open", -rest)
   conclude(keys, flow)
   rest = 0
-elseif rest > 0 and found[2] ~= "running" then
-  redis.call("HSET", key, number .. ":sent", step.size)
-  redis.call("HINCRBY", key, "open", -rest)
-  redis.call("HINCRBY", key, number .. ":dropped", rest)
-  if redis.call("HINCRBY", key, number .. ":left", -rest) == 0 then
+elseif rest > 0 and not running then
+  put(flow, number .. ":sent", string.format("%d", step.size))
+  add(keys, flow, "open", -rest)
+  add(keys, flow, number .. ":dropped", rest)
+  if add(keys, flow, number .. ":left", -rest) == 0 then
     end_step(keys, flow, number, step)
   end
   conclude(keys, flow)
@@ -54,8 +54,9 @@ elseif rest > 0 and found[2] ~= "running" then
 elseif rest > 0 then
   local count = math.min(rest, limit)
   send(keys, flow, step.first + sent, count)
-  redis.call("HINCRBY", key, number .. ":sent", count)
+  add(keys, flow, number .. ":sent", count)
   rest = rest - count
 end
+write_flows(keys)
 signal_if_gated(KEYS[5], KEYS[6], keys.added)
 return { rest, keys.letters }

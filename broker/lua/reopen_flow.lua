@@ -20,7 +20,7 @@
 --@include outbox
 --@include make_ready
 --@include flow
-local flow, number, message = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local number, message = tonumber(ARGV[2]), tonumber(ARGV[3])
 local keys = {
   flow_prefix = KEYS[1], outbox = KEYS[2], job_prefix = KEYS[3], events = KEYS[4], letters = {}, added = 0,
   ready = function(level)
@@ -28,12 +28,14 @@ local keys = {
     return KEYS[7 + level], level
   end,
 }
+local flow = flow_of(keys, ARGV[1])
 local step = step_of(keys, flow, number)
 if not step then
   return { 0, keys.letters }
 end
-local found = redis.call("HMGET", part(keys, flow, ""), "reason", "undone")
 local under_way = redis.call("GETBIT", part(keys, flow, ":ended"), message) == 0  -- it was taken back before
-local may_run = (under_way and found[1] == "failed" and not found[2]) or reopen(keys, flow, number, step, message)
+local goes_on = get(keys, flow, "reason") == "failed" and not get(keys, flow, "undone")
+local may_run = (under_way and goes_on) or reopen(keys, flow, number, step, message)
+write_flows(keys)
 signal_if_gated(KEYS[5], KEYS[6], keys.added)
 return { may_run and 1 or 0, keys.letters }

@@ -242,6 +242,7 @@ if kept > 0 and completed > 0 then
     redis.call("PEXPIRE", job_prefix .. oldest[i], left, "XX")  -- one that lives again has no expiry
   end
 end
+write_flows(flows)
 if redis.call("EXISTS", KEYS[5]) == 1 then
   signals = signals + #settlements + notices + flows.added
 end

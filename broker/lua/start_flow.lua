@@ -25,7 +25,7 @@
 --@include outbox
 --@include make_ready
 --@include flow
-local flow, limit = ARGV[1], tonumber(ARGV[2])
+local limit = tonumber(ARGV[2])
 local keys = {
   flow_prefix = KEYS[1], outbox = KEYS[2], job_prefix = KEYS[4], events = KEYS[5], letters = {}, added = 0,
   ready = function(level)
@@ -33,36 +33,37 @@ local keys = {
     return KEYS[8 + level], level
   end,
 }
-local key, roots, steps, counted = part(keys, flow, ""), cmsgpack.unpack(ARGV[3]), #ARGV - 6, 0
+local flow, roots, steps, counted = flow_of(keys, ARGV[1]), cmsgpack.unpack(ARGV[3]), #ARGV - 6, 0
 for _, root in ipairs(roots) do
   if not ARGV[7 + root - 1] then
     return redis.error_reply("BADARG root " .. tostring(root))
   end
 end
-if redis.call("HEXISTS", key, "state") == 1 then
+if get(keys, flow, "state") then
   return keys.letters
 end
-local now = now_ms()
 for number = 1, steps do
-  if cmsgpack.unpack(ARGV[7 + number - 1]).kind == "step" then
+  put(flow, tostring(number), ARGV[7 + number - 1])
+  if step_of(keys, flow, number).kind == "step" then
     counted = counted + 1
   end
-  redis.call("HSET", key, tostring(number), ARGV[7 + number - 1])
 end
-redis.call("HSET", key, "hooks", ARGV[4], unpack(cmsgpack.unpack(ARGV[5])))
-local started = string.format("%d", now)
-redis.call("HSET", key, "state", "running", "started", started, "open", 0, "left", counted, "steps", counted)
+put(flow, "hooks", ARGV[4])
+put(flow, "state", "running")
+put(flow, "started", now_text())
+put(flow, "open", "0")
+put(flow, "left", tostring(counted))
+put(flow, "steps", tostring(counted))
 if limit > 0 then
-  redis.call("HSET", key, "deadline", string.format("%d", now + limit))
-  redis.call("ZADD", KEYS[3], now + limit, flow)
+  put(flow, "deadline", string.format("%d", now_ms() + limit))
+  redis.call("ZADD", KEYS[3], now_ms() + limit, flow.id)
 end
-local messages, stored = cmsgpack.unpack(ARGV[6]), part(keys, flow, ":messages")
-for i = 1, #messages, 2 do
-  redis.call("HSET", stored, messages[i], messages[i + 1])
-end
-redis.call("PERSIST", stored)
+hset(part(keys, flow, ""), cmsgpack.unpack(ARGV[5]))
+hset(part(keys, flow, ":messages"), cmsgpack.unpack(ARGV[6]))
+redis.call("PERSIST", part(keys, flow, ":messages"))
 for _, root in ipairs(roots) do
   release(keys, flow, root)
 end
+write_flows(keys)
 signal_if_gated(KEYS[6], KEYS[7], keys.added)
 return keys.letters

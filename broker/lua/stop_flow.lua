@@ -12,12 +12,12 @@
 --@include outbox
 --@include flow
 local keys = { flow_prefix = KEYS[1], outbox = KEYS[2], letters = {}, added = 0 }
-local flow = ARGV[1]
-redis.call("ZREM", KEYS[3], flow)
+local flow = flow_of(keys, ARGV[1])
+redis.call("ZREM", KEYS[3], flow.id)
 local stopped = stop(keys, flow, ARGV[2])
 if stopped then
   conclude(keys, flow)
 end
-local found = redis.call("HMGET", part(keys, flow, ""), "state", "reason")
-local going_so = found[1] == "stopping" and found[2] == ARGV[2]
+local going_so = get(keys, flow, "state") == "stopping" and get(keys, flow, "reason") == ARGV[2]
+write_flows(keys)
 return { (stopped or going_so) and 1 or 0, keys.letters }

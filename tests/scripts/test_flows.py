@@ -11,7 +11,7 @@ from dramatiq import Message
 
 from broker import entry
 from broker.courier import deliver
-from broker.flow_commands import Begun, FlowCommands, NewFlow
+from broker.flow_commands import Beginning, Begun, FlowCommands, NewFlow
 from broker.flow_step import OPTION
 from broker.outbox import Letter, Place
 from pipelines.flow import Flow, chain
@@ -63,6 +63,10 @@ class Started:
     ) -> list[Letter]:
         """Tell the end of a message; the letters that this writes."""
         return self.commands.advance(self.place(number), pack([state, result, error]))
+
+    def begin(self, number: int, given: list[tuple[int, int]], *, always: bool) -> Begun:
+        (begun,) = self.commands.begin(self.home, [Beginning(self.place(number), given, always)])
+        return begun
 
     def deliver(self, letters: list[Letter]) -> None:
         deliver(self.commands, self.home, letters)
@@ -338,30 +342,32 @@ def test_a_step_begins_with_what_it_is_given_unless_the_flow_has_stopped(start: 
     flow = start(diamond())
     flow.end(0)
     flow.end(1, result="[1]")
-    begun = flow.commands.begin(flow.place(3), [(0, 1), (1, 2)], always=False)
+    begun = flow.begin(3, [(0, 1), (1, 2)], always=False)
     assert begun == Begun("running", True, None, [None, b"[1]", None])
     assert flow.record().step("bottom").started_at is not None
     flow.commands.stop("home", flow.plan.id, "cancelled")
-    begun = flow.commands.begin(flow.place(2), [(0, 1)], always=False)
+    begun = flow.begin(2, [(0, 1)], always=False)
     assert begun == Begun("stopping", False, None, [])
     assert flow.record().step("right").started_at is None
-    begun = flow.commands.begin(flow.place(2), [(0, 1)], always=True)
+    begun = flow.begin(2, [(0, 1)], always=True)
     assert begun == Begun("stopping", True, None, [None])
     forgotten = Place("home", "home.other", 1, 0)
-    assert flow.commands.begin(forgotten, [], always=True) == Begun("", False, None, [])
+    assert flow.commands.begin("home", [Beginning(forgotten, [], True)]) == [
+        Begun("", False, None, [])
+    ]
 
 
 def test_a_flow_out_of_time_stops_at_the_next_begin(start: Start) -> None:
     flow = Flow("f", time_limit=60_000).step("a", message())
     started = start(flow)
-    begun = started.commands.begin(started.place(0), [], always=False)
+    begun = started.begin(0, [], always=False)
     assert begun.may_run
     assert 0 < (begun.ms_left or 0) <= 60_000
     ((id, due),) = started.commands.deadlines("home", 10)
     assert id == started.plan.id
     assert due == started.record().deadline_at
     started.client.hset(started.key, "deadline", "1")
-    begun = started.commands.begin(started.place(0), [], always=False)
+    begun = started.begin(0, [], always=False)
     assert begun == Begun("stopping", False, 0, [])
     started.end(0, "cancelled")
     assert started.record().state == "timed_out"

@@ -7,7 +7,6 @@ local function make_ready(keys, message, due)
   if redis.call("HSETNX", record, "token", "flow") == 0 then
     return 0
   end
-  redis.call("HSET", record, "flow", message[1])
   local actor = field(fields, "actor")
   if due then
     if message[4] > 0 then
@@ -22,8 +21,10 @@ local function make_ready(keys, message, due)
     entry = level .. ":" .. redis.call("XADD", stream, "*", unpack(fields))
   end
   if message[6] then
-    redis.call("HSET", record, "entry", entry)
+    redis.call("HSET", record, "flow", message[1], "entry", entry)
     tell(keys.events, due and "scheduled" or "queued", id, actor)
+  else
+    redis.call("HSET", record, "flow", message[1])
   end
   return 1
 end
