@@ -14,6 +14,8 @@ from types import FrameType
 from rich.console import Console
 
 from actors.app import build_broker
+from bench.demo.checks import check_all
+from bench.demo.control import add_to
 from bench.demo.report import Display, show_summary
 from bench.demo.run import Run, WorkersGone
 from bench.demo.sinks import HttpSink, SmtpSink
@@ -60,6 +62,7 @@ def demo(
     `spans` is a file for the spans of all processes; None: there are none.
     """
     workload = build(scale)
+    control = add_to(workload)
     _store(folder / "storage", workload)
     with ExitStack() as stack:
         server = stack.enter_context(EmbeddedValkey(folder / "valkey", appendonly=True))
@@ -81,6 +84,7 @@ def demo(
         display = Display(console)
         run = Run(
             workload,
+            control,
             broker,
             workers,
             mails,
@@ -100,7 +104,12 @@ def demo(
         worker_deaths = len(workers.deaths)
         code = workers.stop()
         evidence = run.gather()
+        control.gather(broker, workload, workers.log, server.data_dir)
         verdict = verify(workload, evidence)
+        checks = check_all(workload, control, evidence)
+        verdict.faults.extend(
+            f"{check.name}: {fault}" for check in checks for fault in check.faults
+        )
         if code != 0:
             verdict.faults.append(f"workers: exit status {code} when asked to stop, expected 0")
         show_summary(
@@ -108,6 +117,7 @@ def demo(
             workload,
             evidence,
             verdict,
+            checks,
             worker_deaths=worker_deaths,
             elapsed_s=run.elapsed_s,
         )

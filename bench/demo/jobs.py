@@ -1,5 +1,5 @@
-"""What the demo adds to the workers, as `dramatiq actors bench.demo.jobs`: a job that kills
-its worker, and a middleware that notes when each job started and ended."""
+"""What the demo adds to the workers, as `dramatiq actors bench.demo.jobs`: jobs that kill their
+worker, never end, are limited, and a middleware that notes when each job started and ended."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from dramatiq import Broker, Worker
 from dramatiq.broker import MessageProxy
 from dramatiq.middleware import CurrentMessage, Interrupt, Middleware
 
+from actors import current
 from actors.job import job
 from actors.notifications import send_notification
 from actors.payloads import Notification
 from bench.demo.journal import Event, JournalWriter
+from broker import JobCancelled, Rate
 
 JOURNAL_VARIABLE = "HEADRACE_DEMO_JOURNAL"
 """Names the file that events are appended to; without it nothing is noted."""
+CONTROL_QUEUE = "control-queue"
+RATE = Rate(5, per_ms=1_000)
 
 
 @job(queue_name="notification-queue")
@@ -38,6 +42,38 @@ def welcome(user_id: str) -> None:
             Notification(type="in-app", user_id=user_id, payload={"text": "Welcome!"})
         )
         raise TimeoutError("the profile is not ready yet")
+
+
+@job(queue_name=CONTROL_QUEUE, rate_key="demo", rate=RATE)
+def limited(number: int) -> None:
+    """Note when it starts: a run that the limit parks does not get here."""
+    note("started")
+
+
+@job(queue_name=CONTROL_QUEUE)
+def endless() -> None:
+    """Run until somebody cancels it."""
+    note("started")
+    try:
+        while True:
+            time.sleep(0.05)
+    except JobCancelled:
+        note("cancelled")
+        raise
+
+
+def note(text: str) -> None:
+    """Put what the running job says into the journal, with the time."""
+    if _writer is not None:
+        _writer.write(
+            Event(
+                kind="noted",
+                at_ms=_now_ms(),
+                pid=os.getpid(),
+                message_id=current.message_id(),
+                note=text,
+            )
+        )
 
 
 class Journal(Middleware):
@@ -88,5 +124,8 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-if JOURNAL_VARIABLE in os.environ:
-    dramatiq.get_broker().add_middleware(Journal(JournalWriter(Path(os.environ[JOURNAL_VARIABLE]))))
+_writer = (
+    JournalWriter(Path(os.environ[JOURNAL_VARIABLE])) if JOURNAL_VARIABLE in os.environ else None
+)
+if _writer is not None:
+    dramatiq.get_broker().add_middleware(Journal(_writer))

@@ -22,12 +22,14 @@ SETTLE_WINDOW_MS = 1_000
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Something a worker process did; times are unix ms."""
 
-    kind: Literal["boot", "start", "done", "failed", "interrupted"]
+    kind: Literal["boot", "start", "done", "failed", "interrupted", "noted"]
     at_ms: int
     pid: int
     message_id: str = ""
     queue: str = ""
     error: str = ""
+    #: What the job itself says, of the kind `noted`.
+    note: str = ""
 
 
 class JournalWriter:
@@ -73,6 +75,7 @@ class History:
     boots: int = 0
     starts: dict[str, list[Event]] = field(default_factory=dict)
     ends: dict[str, list[Event]] = field(default_factory=dict)
+    notes: dict[str, list[Event]] = field(default_factory=dict)
 
     def add(self, events: Iterable[Event]) -> None:
         """Take in more events, in the order they were written."""
@@ -81,6 +84,8 @@ class History:
                 self.boots += 1
             elif event.kind == "start":
                 self.starts.setdefault(event.message_id, []).append(event)
+            elif event.kind == "noted":
+                self.notes.setdefault(event.message_id, []).append(event)
             else:
                 self.ends.setdefault(event.message_id, []).append(event)
 
@@ -91,6 +96,10 @@ class History:
     def failures(self, message_id: str) -> int:
         """Executions that raised."""
         return sum(end.kind == "failed" for end in self.ends.get(message_id, ()))
+
+    def noted_ms(self, message_id: str, note: str) -> list[int]:
+        """When the job said so, by its own clock."""
+        return [event.at_ms for event in self.notes.get(message_id, ()) if event.note == note]
 
     def first_start_ms(self, message_id: str) -> int | None:
         """When it was first started; None: never."""

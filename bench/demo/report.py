@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from bench.demo.checks import Check
 from bench.demo.evidence import Evidence
 from bench.demo.verify import Verdict
 from bench.demo.workload import Workload
@@ -159,11 +160,12 @@ def show_summary(
     workload: Workload,
     evidence: Evidence,
     verdict: Verdict,
+    checks: list[Check],
     *,
     worker_deaths: int,
     elapsed_s: float,
 ) -> None:
-    """The table, what else is worth knowing, and every fault by name."""
+    """The table, a line for each check, what else is worth knowing, and every fault by name."""
     table = Table(title="Queues", title_justify="left")
     table.add_column("queue", no_wrap=True)
     for name in ("jobs", "done", "retried", "redelivered", "dead", "jobs/s", "wait p50", "p99"):
@@ -176,9 +178,9 @@ def show_summary(
             *(("-" if ms is None else f"{ms} ms") for ms in (row.wait_p50_ms, row.wait_p99_ms)),
         )
     console.print(table)
-    for line in _notes(workload, evidence, verdict, worker_deaths):
+    for line in (*_notes(workload, evidence, verdict, worker_deaths), *map(str, checks)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    _show_verdict(console, verdict, elapsed_s)
+    _show_verdict(console, verdict, len(checks), elapsed_s)
 
 
 def _notes(
@@ -196,25 +198,27 @@ def _notes(
         and (started_ms := evidence.history.first_start_ms(job.id)) is not None
     ]
     if late:
-        yield f"{len(late)} delayed jobs started {min(late)} to {max(late)} ms after their time."
+        yield f"delayed: {len(late)} jobs started {min(late)} to {max(late)} ms after their time"
     yield (
-        f"{len(workload.prioritised)} prioritised jobs: {verdict.inverted:.0%} of the pairs "
-        "started in the wrong order (a half without priorities)."
+        f"prioritised: {len(workload.prioritised)} jobs, {verdict.inverted:.0%} of the pairs "
+        "started in the wrong order (a half without priorities)"
     )
     for death in evidence.deaths:
         yield f"dead: {death.queue}, {death.reason} after {death.deliveries} deliveries. " + (
             death.error.strip().splitlines()[-1] if death.error.strip() else ""
         )
     yield (
-        f"The workers were killed and started again {worker_deaths} times; "
-        f"{verdict.duplicates} effects came twice, all of jobs that a killed worker was at."
+        f"killed: the workers were killed and started again {worker_deaths} times; "
+        f"{verdict.duplicates} effects came twice, all of jobs that a killed worker was at"
     )
 
 
-def _show_verdict(console: Console, verdict: Verdict, elapsed_s: float) -> None:
+def _show_verdict(console: Console, verdict: Verdict, checks: int, elapsed_s: float) -> None:
     if not verdict.faults:
         console.print(
-            f"Verified: all {verdict.effects} effects are there. {elapsed_s:.1f} s.", style="green"
+            f"Verified: all {verdict.effects} effects are there, all {checks} checks hold. "
+            f"{elapsed_s:.1f} s.",
+            style="green",
         )
         return
     console.print(f"Failed: {len(verdict.faults)} faults. {elapsed_s:.1f} s.", style="bold red")

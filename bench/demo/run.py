@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from bench.demo.control import Control
 from bench.demo.evidence import Evidence, read_deaths, read_entries, read_leftovers
 from bench.demo.journal import JournalReader
 from bench.demo.report import Display, Progress
@@ -28,6 +29,7 @@ class Run:
     def __init__(
         self,
         workload: Workload,
+        control: Control,
         broker: StreamsBroker,
         workers: Workers,
         mails: SmtpSink,
@@ -38,6 +40,7 @@ class Run:
         timeout_s: float,
     ) -> None:
         self._workload = workload
+        self._control = control
         self._broker = broker
         self._workers = workers
         self._mails = mails
@@ -68,6 +71,7 @@ class Run:
         self._enqueue(work.work)
         self._wait("notifications, images, delayed jobs", lambda: self._ended(work.work))
         self._prioritised()
+        self._control.drive(self._broker, self.evidence.storage, self.evidence.history, self._wait)
         self._enqueue(work.killers)
         self._enqueue(work.neighbours)
         last = [*work.killers, *work.neighbours]

@@ -21,7 +21,8 @@ STOP_S = 15.0
 #: Settings of an application on this machine, which must not reach the demo's workers.
 _OURS = ("REDIS_", "SMTP_", "PUSH_", "STORAGE_", "IMAGE_", "INBOX_", "HEADRACE_", "QUEUE_PREFIX")
 
-# Shorter waits between attempts than in earnest: the demo shows retries, not patience.
+# Shorter waits between attempts than in earnest: the demo shows retries, not patience. And
+# every record is kept, to be compared with what happened.
 _SETTINGS = """\
 [encryption]
 default = true
@@ -29,9 +30,11 @@ require = true
 
 [queues.notifications]
 backoff = { type = "exponential", delay = 300 }
+remove_on_complete = false
 
 [queues.file_processing]
 backoff = { type = "exponential", delay = 300 }
+remove_on_complete = false
 
 [queues.maintenance]
 backoff = { type = "fixed", delay = 300 }
