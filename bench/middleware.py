@@ -35,7 +35,7 @@ def records(run: Run) -> list[Figure]:
 def middleware(run: Run) -> list[Figure]:
     """The application's whole list against RedisBroker's default, and each of it alone."""
     none, production = HEADRACE.without_middleware(), HEADRACE.with_middleware("production")
-    alone = {name: HEADRACE.with_middleware(name) for name in stacks.names()}
+    alone = {name: HEADRACE.with_middleware(name) for name in stacks.names()[: run.size.alone]}
     done: dict[Peer, list[Drain]] = defaultdict(list)
     for peer in run.in_turns([none, production, STOCK, *alone.values()]):
         done[peer].append(drained(run, peer, processes=1, known=True))

@@ -33,13 +33,17 @@ class Size:
     backlog: int
     #: How long the server may take to forget what was drained, in seconds.
     forget_s: float
+    #: Middleware measured alone; None: each of the application's list.
+    alone: int | None = None
 
 
 WHOLE = Size(
     rounds=3, jobs=20_000, sends=300, scheduled=300, idle_s=20, backlog=1_000_000, forget_s=120
 )
 #: To see that everything works; its figures say nothing.
-QUICK = Size(rounds=1, jobs=200, sends=6, scheduled=6, idle_s=0.5, backlog=2_000, forget_s=0.1)
+QUICK = Size(
+    rounds=1, jobs=200, sends=6, scheduled=6, idle_s=0.5, backlog=2_000, forget_s=0.1, alone=1
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,10 +211,10 @@ def test_31_a_server_that_closes_idle_connections_is_not_noticed(
 
 
 def _idle(admin: redis.Redis) -> int:
-    """Connections that nobody has used for a while and nobody blocks on."""
+    """Connections that nobody has used for a while and nobody blocks on or listens to."""
     clients: Any = admin.client_list()
     quiet = [one for one in clients if int(one["idle"]) >= 1 or int(one["age"]) < 1]
-    return len([one for one in quiet if not set(one["flags"]) & {"b", "O"}])
+    return len([one for one in quiet if not set(one["flags"]) & {"b", "O", "P"}])
 
 
 @contextmanager

@@ -243,6 +243,7 @@ def age(commands: Commands, handed: Handed, idle_ms: int) -> None:
     )
 
 
+@pytest.mark.slow
 @valkey_only
 def test_57_ten_thousand_consumers_come_and_go_and_only_what_they_held_is_left(
     launch: Launcher,
@@ -286,6 +287,7 @@ def names(client: Any, stream: str) -> list[str]:
 BYTES_A_SURVIVOR = 4096 + 512
 
 
+@valkey_only
 def test_58_one_survivor_in_fifteen_keeps_a_node_at_most(
     launch: Launcher,
     source: Source,

@@ -12,7 +12,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.model.machine import QueueMachine
 
 QUICK = settings(
-    max_examples=120,
+    max_examples=60,
     stateful_step_count=50,
     derandomize=True,
     deadline=None,
