@@ -9,7 +9,7 @@ from dramatiq.errors import RateLimitExceeded, Retry
 from dramatiq.middleware import Shutdown
 
 from broker.delivery import Delivery
-from broker.outcome import Park, Parked
+from broker.outcome import Cancel, Park, Parked
 
 #: The longest name of an error's type; a generated class may have any.
 _LONGEST = 200
@@ -28,12 +28,16 @@ class Ending(StrEnum):
     PARKED = "parked"
     #: The worker is shutting down; the message is handed back and no attempt is used up.
     RELEASED = "released"
+    #: Somebody has cancelled it, before it ran or while it did.
+    CANCELLED = "cancelled"
 
     @classmethod
-    def of(cls, exception: BaseException | None) -> Ending:
+    def of(cls, message: MessageProxy, exception: BaseException | None) -> Ending:
         """The ending that an exception means; None is success."""
         if exception is None:
             return cls.COMPLETED
+        if isinstance(message, Delivery) and message.cancelled:
+            return cls.CANCELLED
         if isinstance(exception, Shutdown):
             return cls.RELEASED
         if isinstance(exception, RateLimitExceeded):
@@ -45,8 +49,11 @@ class Ending(StrEnum):
     @classmethod
     def of_skipped(cls, message: MessageProxy) -> Ending:
         """The ending of a message that was not run, or not to its end."""
-        outcome = message.outcome if isinstance(message, Delivery) else None
-        return cls.PARKED if isinstance(outcome, Park | Parked) else cls.SKIPPED
+        if not isinstance(message, Delivery):
+            return cls.SKIPPED
+        if message.cancelled or isinstance(message.outcome, Cancel):
+            return cls.CANCELLED
+        return cls.PARKED if isinstance(message.outcome, Park | Parked) else cls.SKIPPED
 
 
 def error_type(exception: BaseException) -> str:

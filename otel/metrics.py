@@ -186,10 +186,13 @@ class Metrics(Middleware):
         exception: BaseException | None = None,
     ) -> None:
         """The job has succeeded or failed, or a middleware let it go no further."""
-        self._end(message, Ending.of(exception), exception)
+        self._end(message, Ending.of(message, exception), exception)
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
         """The job was not run."""
+        if self._thread.run_at is not None:
+            self._thread.run_at = None
+            self._utilization.ended()
         self._end(message, Ending.of_skipped(message), None)
 
     def _end(self, message: MessageProxy, ending: Ending, exception: BaseException | None) -> None:

@@ -1,4 +1,4 @@
-"""Spans of sends and runs; ``docs/telemetry.md`` has the table of what is emitted."""
+"""Spans of runs and settlements, beside those of sends: ``docs/telemetry.md`` has the table."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from contextvars import Token
 from functools import lru_cache
 from typing import Any
 
-from dramatiq import Broker, Message, MessageProxy
+from dramatiq import Broker, MessageProxy
 from dramatiq.middleware import Middleware
 from opentelemetry import context as active
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace.sampling import ParentBased, Sampler
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
+from opentelemetry.trace import Span, SpanKind, TracerProvider
 
 from broker import StreamsBroker
 from broker.commands import Settlement
@@ -23,20 +23,19 @@ from broker.delivery import Delivery
 from broker.keys import GROUP
 from broker.outcome import Bury, Settled
 from otel import names
-from otel.ending import Ending, error_type
+from otel.ending import Ending
 from otel.lazy import Lazy
 from otel.propagation import (
     Relation,
     carries_context,
     extract,
-    forget,
-    inject,
     is_unsampled,
     links,
     parent,
     remember_attempt,
 )
-from otel.server import Attributes, server_attributes
+from otel.sends import SendSpans, common, conversation
+from otel.server import Attributes
 from otel.wait import waited_s
 
 
@@ -54,10 +53,9 @@ class _Thread(threading.local):
     """What a thread has begun and not ended yet."""
 
     run: _Run | None = None
-    send: list[Span] | None = None
 
 
-class Tracing(Middleware):
+class Tracing(SendSpans):
     """Makes the spans. Its place is at the top of the list, that of :attr:`ending` at the end.
 
     So a run's span is current for every other middleware, before the job and after it, and
@@ -80,106 +78,15 @@ class Tracing(Middleware):
         exception_texts: bool = True,
         tracer_provider: TracerProvider | None = None,
     ) -> None:
-        self._relation: Relation = relation
-        self._link_after_ms = link_after_ms
-        self._exception_texts = exception_texts
-        self._tracer: Tracer = trace.get_tracer(
-            names.SCOPE, tracer_provider=tracer_provider, schema_url=names.SCHEMA_URL
+        super().__init__(
+            link_after_ms=link_after_ms,
+            exception_texts=exception_texts,
+            tracer_provider=tracer_provider,
         )
-        self._provider = tracer_provider
+        self._relation: Relation = relation
         self._thread = _Thread()
         self.ending = RunEnding(self)
         self._settle_spans = settle_spans
-
-    # -- Sends ------------------------------------------------------------------------
-
-    def before_send(
-        self, broker: StreamsBroker, messages: Sequence[Message[Any]], delay: int | None
-    ) -> None:
-        """Begin a send, and write its context into the messages."""
-        if not active.get_current() and not self._traces():
-            for message in messages:
-                forget(message.options)
-            return
-        common = _common(broker, messages[0].queue_name)
-        if len(messages) == 1:
-            spans = [self._create(broker, messages[0], "send", common, delay, None)]
-        else:
-            batch = self._begin_batch(len(messages), messages[0].queue_name, common)
-            within = trace.set_span_in_context(batch)
-            spans = [batch]
-            spans += [self._create(broker, m, "create", common, delay, within) for m in messages]
-        self._thread.send = spans
-
-    def _begin_batch(self, count: int, queue: str, common: Attributes) -> Span:
-        attributes = {
-            **common,
-            names.OPERATION_NAME: "send",
-            names.OPERATION_TYPE: "send",
-            names.BATCH_COUNT: count,
-        }
-        return self._tracer.start_span(f"send {queue}", kind=SpanKind.CLIENT, attributes=attributes)
-
-    def _create(
-        self,
-        broker: StreamsBroker,
-        message: Message[Any],
-        operation: str,
-        common: Attributes,
-        delay: int | None,
-        within: Context | None,
-    ) -> Span:
-        attributes = {
-            **common,
-            names.OPERATION_NAME: operation,
-            names.OPERATION_TYPE: operation,
-            names.MESSAGE_ID: message.message_id,
-            names.ACTOR: message.actor_name,
-            **_conversation(message),
-        }
-        if delay:
-            attributes[names.DELAY] = delay
-        span = self._tracer.start_span(
-            f"{operation} {message.queue_name}",
-            context=within,
-            kind=SpanKind.PRODUCER,
-            attributes=attributes,
-        )
-        options = message.options
-        forget(options)
-        inject(options, trace.set_span_in_context(span))
-        if self._links_only(message, operation, delay):
-            options[names.LINK_ONLY] = True
-        return span
-
-    def _links_only(self, message: Message[Any], operation: str, delay: int | None) -> bool:
-        """Whether the run must not be the creation's child: a trace would never end."""
-        return (
-            operation == "create"
-            or (delay is not None and delay > self._link_after_ms)
-            or names.CRON_OPTION in message.options
-        )
-
-    def after_send(
-        self,
-        broker: StreamsBroker,
-        messages: Sequence[Message[Any]],
-        delay: int | None,
-        *,
-        sent: Sequence[Message[Any]] | None = None,
-        exception: BaseException | None = None,
-    ) -> None:
-        """End what :meth:`before_send` began."""
-        spans, self._thread.send = self._thread.send, None
-        if spans is None:
-            return
-        for span, message in zip(spans[-len(messages) :], sent or (), strict=False):
-            # A deduplicated message is known by the id of the one that was there before.
-            span.set_attribute(names.MESSAGE_ID, message.message_id)
-        for span in reversed(spans):
-            if exception is not None:
-                self.record(span, exception)
-            span.end()
 
     # -- Runs -------------------------------------------------------------------------
 
@@ -220,11 +127,6 @@ class Tracing(Middleware):
         provider = self._provider or trace.get_tracer_provider()
         return _obeys(getattr(provider, "sampler", None))
 
-    def _traces(self) -> bool:
-        """Whether there is anybody who would keep a span."""
-        provider = self._provider or trace.get_tracer_provider()
-        return not isinstance(provider, trace.ProxyTracerProvider)
-
     def end_run(
         self,
         message: MessageProxy,
@@ -244,18 +146,6 @@ class Tracing(Middleware):
                 texts = not message.options.get(names.ENCRYPTED_OPTION)
                 self.record(run.span, exception, texts=texts)
         run.span.end()
-
-    def record(self, span: Span, exception: BaseException, *, texts: bool = True) -> None:
-        """Set the span's status and error, with the exception as its event if texts may show."""
-        if not span.is_recording():
-            return
-        kind = error_type(exception)
-        span.set_attribute(names.ERROR_TYPE, kind)
-        if self._exception_texts and texts:
-            span.record_exception(exception)
-            span.set_status(Status(StatusCode.ERROR, f"{type(exception).__name__}: {exception}"))
-        else:
-            span.set_status(Status(StatusCode.ERROR, kind))
 
     def after_process_message(
         self,
@@ -297,7 +187,7 @@ class Tracing(Middleware):
         for operation, count in (("ack", len(settlements) - buried), ("nack", buried)):
             if count:
                 attributes = {
-                    **_common(broker, queue),
+                    **common(broker, queue),
                     names.OPERATION_NAME: operation,
                     names.OPERATION_TYPE: "settle",
                     names.CONSUMER_GROUP: GROUP,
@@ -328,7 +218,7 @@ class RunEnding(Middleware):
         exception: BaseException | None = None,
     ) -> None:
         """The job has succeeded or failed."""
-        self._tracing.end_run(message, Ending.of(exception), exception)
+        self._tracing.end_run(message, Ending.of(message, exception), exception)
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
         """The job was not run."""
@@ -344,32 +234,19 @@ def _obeys(sampler: Sampler | None) -> bool:
     )
 
 
-def _common(broker: StreamsBroker, queue: str) -> Attributes:
-    return {
-        names.SYSTEM: names.REDIS,
-        names.DESTINATION: queue,
-        **server_attributes(broker),
-    }
-
-
-def _conversation(message: Message[Any] | MessageProxy) -> Attributes:
-    id = message.options.get(names.CORRELATION_OPTION)
-    return {names.CONVERSATION_ID: id} if isinstance(id, str) else {}
-
-
 def _run_attributes(broker: StreamsBroker, message: MessageProxy) -> Attributes:
     wrapped = message.message if isinstance(message, Delivery) else message
     options = wrapped.options
     retries = options.get("retries", 0)
     attributes: Attributes = {
-        **_common(broker, wrapped.queue_name),
+        **common(broker, wrapped.queue_name),
         names.OPERATION_NAME: "process",
         names.OPERATION_TYPE: "process",
         names.MESSAGE_ID: wrapped.message_id,
         names.ACTOR: wrapped.actor_name,
         names.ATTEMPT: retries + 1 if isinstance(retries, int) else 1,
         names.CONSUMER_GROUP: GROUP,
-        **_conversation(wrapped),
+        **conversation(options),
     }
     if isinstance(message, Delivery):
         attributes |= {
