@@ -45,7 +45,7 @@ def flows(run: Run) -> list[Figure]:
         rates[shape, peer].append(rate)
         run.say(f"{shape}, {peer.name}: {rate:,.0f} steps/s")
     title = f"join of {BRANCHES:,} branches"
-    chain_peer, join_peer = "Dramatiq's pipeline, RedisBroker", "Dramatiq's group, RedisBroker"
+    chain_peer, join_peer = "RedisBroker, pipeline", "RedisBroker, group"
     ours, theirs = (median(rates["chain", peer]) for peer in (OURS, THEIRS))
     joined, grouped = (median(rates["join", peer]) for peer in (OURS, THEIRS))
     return [
@@ -70,7 +70,7 @@ def joins(run: Run) -> list[Figure]:
     return [
         Figure(
             name="flow-join-large",
-            title=f"join of {branches:,} branches, first start to last end",
+            title=f"join of {branches:,} branches, all of it",
             ours=median(seconds),
             peer=None,
             peer_name="",
