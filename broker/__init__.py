@@ -22,7 +22,8 @@ from broker.errors import (
     UnsupportedClient,
 )
 from broker.events import Event
-from broker.jobs import JobRecord, JobUnknown, State, WaitTimeout
+from broker.job_record import JobRecord, State
+from broker.jobs import JobUnknown, WaitTimeout
 from broker.limits import QueueDepth, QueueLimit, Rate
 from broker.retention import Keep, Retention
 

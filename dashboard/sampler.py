@@ -15,7 +15,7 @@ from dramatiq.logging import get_logger
 from broker.broker import StreamsBroker
 from broker.dead_letters import DeadFilter
 from broker.errors import HeadraceError
-from broker.jobs import State
+from broker.job_record import State
 
 INTERVAL_S: Final = 5.0
 #: An hour.

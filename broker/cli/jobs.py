@@ -15,7 +15,8 @@ from broker.cli.exits import Exit, Failed
 from broker.cli.output import AsJson, at, facts, lasting, said, show
 from broker.cli.queues import known
 from broker.errors import InvalidOption
-from broker.jobs import JobRecord, JobUnknown, State
+from broker.job_record import JobRecord, State
+from broker.jobs import JobUnknown
 
 app: Final = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Look at jobs, cancel, retry, enqueue them."

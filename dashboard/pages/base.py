@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dramatiq.message import Message
 
-from broker.jobs import JobRecord, JobUnknown
+from broker.job_record import JobRecord
+from broker.jobs import JobUnknown
 from dashboard.web import BadRequest, PageRequest
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from dramatiq.message import Message
 from broker import evidence
 from broker.dead_letters import DeadLetter
 from broker.events import Event
-from broker.jobs import JobRecord, JobUnknown, State
+from broker.job_record import JobRecord, State
+from broker.jobs import JobUnknown
 from broker.sealing import Unauthenticated, Undecryptable
 from dashboard.pages.base import Pages, Routes, asked, named
 from dashboard.web import BadRequest, Context, Done, PageRequest, action, noted, page

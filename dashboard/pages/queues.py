@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker.jobs import State
+from broker.job_record import State
 from broker.limits import QueueLimit
 from dashboard.charts import charts, span
 from dashboard.pages.base import Pages, Routes, asked

@@ -22,7 +22,8 @@ from broker import (
     current_job,
 )
 from broker.embedded import EmbeddedValkey
-from broker.jobs import JobRecord, Jobs
+from broker.job_record import JobRecord
+from broker.jobs import Jobs
 from tests.conftest import NewBroker, StartWorker
 from tests.waiting import PATIENCE_S, eventually, wait_for
 
