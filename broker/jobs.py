@@ -18,8 +18,6 @@ from broker.job_pages import Listing
 from broker.job_record import JobRecord, State, record_of
 
 _PAGE: Final = 50
-
-
 _FINAL_ONES_REMEMBERED: Final = 1_000
 
 
