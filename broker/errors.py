@@ -177,6 +177,12 @@ _TRANSIENT_CODES = (
     "UNBLOCKED",
 )
 
+#: The last two: of a command in a script, on Redis and on Valkey.
+_DENIED = (
+    *("NOAUTH", "WRONGPASS", "NOPERM"),
+    *("The user executing the script can't", "ACL failure in script"),
+)
+
 
 @contextmanager
 def translated() -> Iterator[None]:
@@ -203,7 +209,7 @@ def translated() -> Iterator[None]:
         raise ConnectionClosed(error) from error
     except redis.ResponseError as error:
         text = str(error)
-        if text.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
+        if text.startswith(_DENIED):
             raise AuthenticationRefused(f"the server refused access: {error}") from error
         if text.startswith(_TRANSIENT_CODES):
             raise ConnectionClosed(error) from error

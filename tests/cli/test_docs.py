@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 from importlib.metadata import entry_points
+from pathlib import Path
 
+import pytest
 from dramatiq import Message
 from typer.core import TyperGroup
 from typer.main import get_command
@@ -26,6 +28,20 @@ def test_the_examples_run(headrace: Headrace, broker: StreamsBroker) -> None:
     for example in examples:
         ran = headrace(*shlex.split(example))
         assert (ran.status, ran.err) == (0, ""), example
+
+
+def test_the_examples_of_roles_run(
+    headrace: Headrace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "redis-password").write_text("geheim\n")
+    page = (ROOT / "docs" / "security.md").read_text("utf-8")
+    examples = re.findall(r"^\$ headrace (acl .*)$", page, re.MULTILINE)
+    assert len(examples) > 2
+    for example in examples:
+        ran = headrace(*shlex.split(example.partition(" >>")[0]))
+        assert (ran.status, ran.err) == (0, ""), example
+        assert ran.out.startswith("user ")
 
 
 def test_every_command_is_on_the_page() -> None:

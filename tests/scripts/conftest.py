@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from broker.delivery import Lease
 from broker.entry import Fields, unpack
 from broker.keys import QueueKeys
 from broker.outcome import Bury, Outcome, Settled
+from broker.roles import user
 from broker.scripts import Argument, script
 from tests.conftest import NewServer
 
@@ -39,9 +41,11 @@ class Scripts:
 
     client: Any  # redis-py's types allow decoded replies everywhere
     namespace: str
+    #: Who runs the scripts: a user who may do what their text says and no more.
+    runner: Any
 
     def __post_init__(self) -> None:
-        self.commands = Commands(self.client, self.namespace, LEVELS - 1)
+        self.commands = Commands(self.runner, self.namespace, LEVELS - 1)
         self.keys: QueueKeys = self.commands.keys(QUEUE)
         self._tokens = 0
 
@@ -111,7 +115,7 @@ class Scripts:
 
     def run(self, name: str, keys: Iterable[str], *args: Argument) -> Any:
         """A script with these very arguments."""
-        return script(name).run(self.client, list(keys), args)
+        return script(name).run(self.runner, list(keys), args)
 
     # -- what is there afterwards
 
@@ -242,13 +246,39 @@ def message_id(handed: Handed) -> str:
     return mapping.get(b"id", b"").decode()
 
 
+@contextmanager
+def as_admin(client: redis.Redis, namespace: str) -> Iterator[redis.Redis]:
+    """A client that may run every script on the keys of a namespace, as its text says."""
+    made = user("admin", namespace, name=f"admin-{namespace}", password=namespace)
+    client.execute_command("ACL", "SETUSER", made.name, *made.rules)
+    pool = dict(client.connection_pool.connection_kwargs)
+    with redis.Redis(
+        host=pool["host"], port=pool["port"], username=made.name, password=namespace
+    ) as restricted:
+        yield restricted
+    denied = [row for row in client.acl_log() if row["username"] == made.name]
+    client.execute_command("ACL", "DELUSER", made.name)
+    # A script may survive a command that is denied to it, and do less than it should.
+    assert [(row["reason"], row["object"], row["context"]) for row in denied] == []
+
+
+@pytest.fixture
+def runner(client: redis.Redis, namespace: str) -> Iterator[redis.Redis]:
+    """Who runs the scripts on the shared server."""
+    with as_admin(client, namespace) as restricted:
+        yield restricted
+
+
 @pytest.fixture
 def own_scripts(own_server: NewServer, namespace: str) -> Iterator[Scripts]:
     """As `scripts`, on a server that the test may hurt."""
-    with redis.Redis.from_url(own_server().url) as client:
-        yield Scripts(client, namespace)
+    with (
+        redis.Redis.from_url(own_server().url) as client,
+        as_admin(client, namespace) as restricted,
+    ):
+        yield Scripts(client, namespace, restricted)
 
 
 @pytest.fixture
-def scripts(client: redis.Redis, namespace: str) -> Scripts:
-    return Scripts(client, namespace)
+def scripts(client: redis.Redis, namespace: str, runner: redis.Redis) -> Scripts:
+    return Scripts(client, namespace, runner)

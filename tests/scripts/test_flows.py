@@ -29,9 +29,9 @@ def message(actor: str = "a", *, queue: str = "home", **options: Any) -> Message
 class Started:
     """A flow in a server without workers: its test says how its messages end."""
 
-    def __init__(self, client: Any, namespace: str, flow: Flow) -> None:
+    def __init__(self, client: Any, runner: Any, namespace: str, flow: Flow) -> None:
         self.client = client
-        self.commands = FlowCommands(client, namespace, LEVELS - 1)
+        self.commands = FlowCommands(runner, namespace, LEVELS - 1)
         self.home = home_of(flow)
         self.plan = Plan(flow, f"{self.home}.flow")
         self.key = self.commands.keys(self.home).flow_prefix + self.plan.id
@@ -93,17 +93,18 @@ class Started:
 
 
 class Start:
-    def __init__(self, client: Any, namespace: str) -> None:
+    def __init__(self, client: Any, runner: Any, namespace: str) -> None:
         self._client = client
+        self._runner = runner
         self._namespace = namespace
 
     def __call__(self, flow: Flow) -> Started:
-        return Started(self._client, self._namespace, flow)
+        return Started(self._client, self._runner, self._namespace, flow)
 
 
 @pytest.fixture
-def start(client: redis.Redis, namespace: str) -> Start:
-    return Start(client, namespace)
+def start(client: redis.Redis, runner: redis.Redis, namespace: str) -> Start:
+    return Start(client, runner, namespace)
 
 
 def diamond(**options: Any) -> Flow:

@@ -85,7 +85,7 @@ def new_jobs(valkey_server: EmbeddedValkey, namespace: str) -> Iterator[NewJobs]
     with redis.Redis.from_url(valkey_server.url) as client:
 
         def make() -> Jobs:
-            scripts = Scripts(client, f"{namespace}-{next(numbers)}")
+            scripts = Scripts(client, f"{namespace}-{next(numbers)}", client)
             scripts.fetch()  # makes the group
             return Jobs(scripts)
 
