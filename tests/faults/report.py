@@ -83,6 +83,7 @@ TITLES: Final = {
     "58": "one entry in 15 survives",
     "59": "holder of a limiter's slot killed",
     "60": "a redrive of 100,000 killed half way",
+    "61": "a collector that is away, or silent",
     "67": "a canary secret through every end of a job",
 }
 BEGIN: Final = "<!-- make faults writes from here -->"
