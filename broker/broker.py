@@ -51,6 +51,7 @@ from broker.room import Hooks, with_room
 from broker.schedule import Fired
 from broker.schedule_commands import ScheduleCommands
 from broker.schedules import Schedules
+from broker.search import JobSearch
 from broker.settler import Settler
 from broker.signals import Signals
 from broker.stopping import stop
@@ -161,6 +162,7 @@ class StreamsBroker(Broker):
             self.commands, namespace, Schedules(self, self.schedule_commands)
         )
         self.jobs = Jobs(self.commands, self.inspector.queues)
+        self.search = JobSearch(self.commands, self.jobs)
         self.events = Events(self.commands)
         self.contents = Contents(self.commands, self.codec)
         self.draining = threading.Event()

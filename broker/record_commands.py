@@ -63,6 +63,32 @@ class RecordCommands(Runner):
             None if row is None else _found(row) for row in self._run("jobs", keys, *message_ids)
         ]
 
+    def find_ended(
+        self, queue: str, state: str, field: str, text: str, offset: int, limit: int, most: int
+    ) -> tuple[int, list[str]]:
+        """Look at up to ``limit`` records for ``most`` matches; how many it were, and the ids."""
+        k = self.keys(queue)
+        keys = (k.recent(state), k.job_prefix)
+        looked_at, *ids = self._run("find_ended", keys, field, text, offset, limit, most)
+        return looked_at, [id.decode("utf-8", "replace") for id in ids]
+
+    def find_scheduled(
+        self, queue: str, field: str, text: str, offset: int, limit: int, most: int
+    ) -> tuple[int, list[str]]:
+        """As :meth:`find_ended`, for messages that wait for their time."""
+        k = self.keys(queue)
+        keys = (k.scheduled, k.scheduled_messages, k.job_prefix)
+        looked_at, *ids = self._run("find_scheduled", keys, field, text, offset, limit, most)
+        return looked_at, [id.decode("utf-8", "replace") for id in ids]
+
+    def find_ready(
+        self, queue: str, level: int, field: str, text: str, start: str, limit: int, most: int
+    ) -> tuple[int, str, list[str]]:
+        """As :meth:`find_ended`, for a level's entries; with the id of the last one looked at."""
+        keys = (self.keys(queue).ready[level],)
+        looked_at, last, *ids = self._run("find_ready", keys, field, text, start, limit, most)
+        return looked_at, last.decode(), [id.decode("utf-8", "replace") for id in ids]
+
     def live(self, queue: str, message_ids: Sequence[str | bytes]) -> list[bool]:
         """For each message whether its record says that it has not ended."""
         keys = (self.keys(queue).job_prefix,)

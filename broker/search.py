@@ -1,0 +1,120 @@
+"""Finds jobs by what they are about, a bounded part of a queue at a time."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypeAlias, get_args
+
+from dramatiq.message import Message
+
+from broker.commands import Commands
+from broker.errors import InvalidOption
+from broker.jobs import JobRecord, Jobs, Page, State
+
+#: What jobs are found by: a part of the actor's name, of the error's text, of the correlation id.
+By: TypeAlias = Literal["actor", "error", "correlation"]
+
+_PER_CALL: Final = 1_000
+_CALLS: Final = 10
+#: Where an entry has it: a retried one tells its errors among its options.
+_OF_ENTRY: Final = {"actor": "actor", "error": "options", "correlation": "options"}
+_OF_SCHEDULED: Final = {"actor": "actor", "error": "error", "correlation": "options"}
+
+
+class JobSearch:
+    """Over the queues of a namespace. Every method raises Dramatiq's connection errors."""
+
+    def __init__(self, commands: Commands, jobs: Jobs) -> None:
+        self._commands = commands
+        self._jobs = jobs
+
+    def page(
+        self,
+        queue: str,
+        state: State,
+        by: By,
+        text: str,
+        cursor: str | None = None,
+        *,
+        limit: int = 50,
+        calls: int = _CALLS,
+    ) -> Page:
+        """Some of the jobs in this state of which that part contains the text.
+
+        A page looks at up to ten thousand jobs: it may be empty and have a cursor all the same.
+
+        Raises:
+          InvalidOption: jobs are not found by that, the text is empty, or the cursor is not from
+            a page before.
+        """
+        if by not in get_args(By):
+            raise InvalidOption("by", by, f"must be one of {', '.join(get_args(By))}")
+        if not text:
+            raise InvalidOption("text", text, "must be a non-empty string")
+        if state is State.RUNNING:
+            return self._running(queue, by, text, cursor, limit)
+        ids: list[str] = []
+        for _ in range(calls):
+            found, cursor = self._look(queue, state, by, text, cursor, limit - len(ids))
+            ids += found
+            if cursor is None or len(ids) >= limit:
+                break
+        named: list[str | Message[object]] = [
+            Message(queue, "", (), {}, {}, message_id=id) for id in ids
+        ]
+        records = [r for r in self._jobs.get_many(named) if r is not None and r.state is state]
+        return Page(records, cursor)
+
+    def _look(
+        self, queue: str, state: State, by: By, text: str, cursor: str | None, most: int
+    ) -> tuple[list[str], str | None]:
+        if state is State.QUEUED:
+            return self._look_at_level(queue, by, text, cursor, most)
+        offset = int(_checked(cursor, "0"))
+        if state.final:
+            looked_at, ids = self._commands.find_ended(
+                queue, state.value, by, text, offset, _PER_CALL, most
+            )
+        else:
+            looked_at, ids = self._commands.find_scheduled(
+                queue, _OF_SCHEDULED[by], text, offset, _PER_CALL, most
+            )
+        more = looked_at == _PER_CALL or len(ids) == most
+        return ids, str(offset + looked_at) if more else None
+
+    def _look_at_level(
+        self, queue: str, by: By, text: str, cursor: str | None, most: int
+    ) -> tuple[list[str], str | None]:
+        """The highest level first; a cursor is ``level:entry id``."""
+        highest = len(self._commands.keys(queue).ready) - 1
+        level, _, after = _checked(cursor, f"{highest}:").partition(":")
+        if int(level or 0) > highest:
+            raise InvalidOption("cursor", cursor, "must come from the page before")
+        start = f"({after}" if after else "-"
+        looked_at, last, ids = self._commands.find_ready(
+            queue, int(level), _OF_ENTRY[by], text, start, _PER_CALL, most
+        )
+        if looked_at == _PER_CALL or len(ids) == most:
+            return ids, f"{level}:{last}"
+        return ids, f"{int(level) - 1}:" if int(level) > 0 else None
+
+    def _running(self, queue: str, by: By, text: str, cursor: str | None, limit: int) -> Page:
+        page = self._jobs.list(queue, State.RUNNING, cursor, limit)
+        return Page([r for r in page.records if text in _told(r, by)], page.cursor)
+
+
+def _told(record: JobRecord, by: By) -> str:
+    return {
+        "actor": record.actor,
+        "error": record.error,
+        "correlation": record.correlation_id or "",
+    }[by]
+
+
+def _checked(cursor: str | None, beginning: str) -> str:
+    if cursor is None:
+        return beginning
+    if not cursor or not set(cursor) <= set("0123456789:-") or not cursor[0].isdigit():
+        raise InvalidOption("cursor", cursor, "must come from the page before")
+    if ":" not in beginning and not cursor.isdigit():
+        raise InvalidOption("cursor", cursor, "must come from the page before")
+    return cursor
