@@ -8,7 +8,8 @@ from dramatiq.message import Message
 
 from broker.commands import Commands
 from broker.errors import InvalidOption
-from broker.jobs import JobRecord, Jobs, Page, State
+from broker.job_record import JobRecord, State
+from broker.jobs import Jobs, Page
 
 #: What jobs are found by: a part of the actor's name, of the error's text, of the correlation id.
 By: TypeAlias = Literal["actor", "error", "correlation"]
@@ -68,7 +69,7 @@ class JobSearch:
         self, queue: str, state: State, by: By, text: str, cursor: str | None, most: int
     ) -> tuple[list[str], str | None]:
         if state is State.QUEUED:
-            return self._look_at_level(queue, by, text, cursor, most)
+            return self._look_at_levels(queue, by, text, cursor, most)
         offset = int(_checked(cursor, "0"))
         if state.final:
             looked_at, ids = self._commands.find_ended(
@@ -81,7 +82,7 @@ class JobSearch:
         more = looked_at == _PER_CALL or len(ids) == most
         return ids, str(offset + looked_at) if more else None
 
-    def _look_at_level(
+    def _look_at_levels(
         self, queue: str, by: By, text: str, cursor: str | None, most: int
     ) -> tuple[list[str], str | None]:
         """The highest level first; a cursor is ``level:entry id``."""
@@ -89,13 +90,17 @@ class JobSearch:
         level, _, after = _checked(cursor, f"{highest}:").partition(":")
         if int(level or 0) > highest:
             raise InvalidOption("cursor", cursor, "must come from the page before")
-        start = f"({after}" if after else "-"
-        looked_at, last, ids = self._commands.find_ready(
-            queue, int(level), _OF_ENTRY[by], text, start, _PER_CALL, most
-        )
-        if looked_at == _PER_CALL or len(ids) == most:
-            return ids, f"{level}:{last}"
-        return ids, f"{int(level) - 1}:" if int(level) > 0 else None
+        found: list[str] = []
+        start, left = f"({after}" if after else "-", _PER_CALL
+        for number in range(int(level), -1, -1):
+            looked_at, last, ids = self._commands.find_ready(
+                queue, number, _OF_ENTRY[by], text, start, left, most - len(found)
+            )
+            found += ids
+            if looked_at == left or len(found) == most:
+                return found, f"{number}:{last}"
+            start, left = "-", left - looked_at
+        return found, None
 
     def _running(self, queue: str, by: By, text: str, cursor: str | None, limit: int) -> Page:
         page = self._jobs.list(queue, State.RUNNING, cursor, limit)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import importlib
 import sys
 
-from broker.broker import StreamsBroker
-from broker.errors import HeadraceError, SettingsError
-from broker.settings import Settings
+from broker.cli.application import Application
+from broker.errors import HeadraceError
 from dashboard import passwords
-from dashboard.serving import Server, log_to_stderr
+from dashboard.serving import serve
 from dashboard.settings import DashboardSettings
 
 
@@ -21,23 +19,10 @@ def main(arguments: list[str]) -> int:
     if given.command == "hash-password":
         return hash_password()
     try:
-        return serve(given.app)
+        serve(Application(given.app).broker, DashboardSettings.load())
     except (HeadraceError, OSError) as error:
         sys.stderr.write(f"dashboard: {error}\n")
         return 2
-
-
-def serve(app: str | None) -> int:
-    """Serve until an interrupt."""
-    log_to_stderr()
-    server = Server(_broker(app), DashboardSettings.load())
-    sys.stderr.write(f"dashboard: {server.url}\n")
-    try:
-        server.run()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        server.close()
     return 0
 
 
@@ -49,26 +34,6 @@ def hash_password() -> int:
         return 2
     sys.stdout.write(f"{passwords.hashed(password)}\n")
     return 0
-
-
-def _broker(app: str | None) -> StreamsBroker:
-    if app is None:
-        settings = Settings.load()
-        return StreamsBroker(
-            url=settings.redis_url,
-            namespace=settings.queue_prefix,
-            middleware=[],
-            max_message_bytes=settings.max_message_bytes,
-        )
-    name, _, attribute = app.partition(":")
-    sys.path.insert(0, "")  # as dramatiq's own command line finds modules
-    try:
-        found = getattr(importlib.import_module(name), attribute or "broker", None)
-    except ModuleNotFoundError as error:
-        raise SettingsError("--app", app, f"can't be imported ({error})") from error
-    if not isinstance(found, StreamsBroker):
-        raise SettingsError("--app", app, "must be a module with a StreamsBroker `broker`")
-    return found
 
 
 def _parser() -> argparse.ArgumentParser:

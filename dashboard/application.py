@@ -21,14 +21,21 @@ from dashboard.access import Access
 from dashboard.filters import FILTERS
 from dashboard.gate import Gate
 from dashboard.interface import InspectorInterface
+from dashboard.pages.base import Pages
 from dashboard.pages.dead import DeadPages
+from dashboard.pages.enqueue import EnqueuePages
+from dashboard.pages.events import EventPages
 from dashboard.pages.jobs import JobPages
 from dashboard.pages.overview import OverviewPages
 from dashboard.pages.queues import QueuePages
+from dashboard.pages.schedules import SchedulePages
+from dashboard.pages.search import SearchPages
 from dashboard.pages.sign_in import SignInPages
+from dashboard.pages.workers import WorkerPages
 from dashboard.sampler import Sampler
 from dashboard.sessions import Sessions
 from dashboard.settings import Links
+from dashboard.tasks import Tasks
 from dashboard.web import BadRequest, PageRequest, key
 
 _STATIC: Final[Mapping[str, str]] = {
@@ -37,6 +44,18 @@ _STATIC: Final[Mapping[str, str]] = {
     "headrace.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
+_PAGES: Final[tuple[type[Pages], ...]] = (
+    OverviewPages,
+    QueuePages,
+    JobPages,
+    DeadPages,
+    SchedulePages,
+    WorkerPages,
+    EventPages,
+    EnqueuePages,
+    SearchPages,
+    SignInPages,
+)
 #: Their names of a queue's parts, and the states of ours that they show.
 _TABS: Final = {"standard": "queued", "delayed": "scheduled", "failed": "dead"}
 
@@ -66,6 +85,7 @@ class Dashboard(DashboardApp):  # type: ignore[misc]  # theirs has no types
         self.sessions = Sessions(secrets.token_urlsafe(32) if secret is None else secret)
         self.gate = Gate(access, self.sessions, prefix)
         self.sampler = Sampler(broker)
+        self.tasks = Tasks()
         self.links = Links() if links is None else links
         self._logger = get_logger(__name__, type(self))
         self._files = {name: _file(name) for name in _STATIC}
@@ -78,7 +98,7 @@ class Dashboard(DashboardApp):  # type: ignore[misc]  # theirs has no types
 
     def _add_pages(self) -> None:
         not_found = self._dispatch_table.pop()  # theirs takes whatever comes, and comes last
-        for pages in (OverviewPages, QueuePages, JobPages, DeadPages, SignInPages):
+        for pages in _PAGES:
             for pattern, method in pages(self).routes():
                 self.add_route(pattern, method)
         self._dispatch_table.append(not_found)
@@ -86,7 +106,14 @@ class Dashboard(DashboardApp):  # type: ignore[misc]  # theirs has no types
     @property
     def pages(self) -> list[tuple[str, str]]:
         """Path and name of the pages that every page leads to."""
-        return [("", "Overview")]
+        return [
+            ("", "Overview"),
+            ("search", "Search"),
+            ("schedules", "Schedules"),
+            ("workers", "Workers"),
+            ("events", "Events"),
+            *([("enqueue", "New job")] if self.broker.actors else []),
+        ]
 
     def uri(self, *segments: object, params: Mapping[str, object] | None = None) -> str:
         """The address of a page; parts of its path are escaped, and parameters that are None left

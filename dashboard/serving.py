@@ -73,6 +73,19 @@ class Server:
         return self.dashboard(environ, start_response)
 
 
+def serve(broker: StreamsBroker, settings: DashboardSettings) -> None:
+    """Serve in the foreground until an interrupt. Raises as :class:`Server`."""
+    log_to_stderr()
+    server = Server(broker, settings)
+    sys.stderr.write(f"dashboard: {server.url}\n")
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        pass  # the way to end it
+    finally:
+        server.close()
+
+
 def log_to_stderr() -> None:
     """Warnings for people, and the audit log as JSON lines, on standard error."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, cast, get_args
+from collections.abc import Iterator
+from typing import Any, Final, cast, get_args
 
 from broker.dead_letters import DeadFilter
 from broker.evidence import Reason
 from dashboard.pages.base import Pages, Routes, asked
-from dashboard.web import BadRequest, Context, PageRequest, page
+from dashboard.tasks import Task
+from dashboard.web import BadRequest, Context, Done, PageRequest, action, page
 
 #: The newest letters that the page counts by kind.
-COUNTED = 5_000
+COUNTED: Final = 5_000
+_FASTEST: Final = 100_000
 
 
 class DeadPages(Pages):
     def routes(self) -> Routes:
-        return [("/queues/(?P<queue>[^/]+)/dead", self.dead)]
+        return [
+            ("/queues/(?P<queue>[^/]+)/dead", self.dead),
+            ("/actions/redrive-all", self.redrive),
+            ("/actions/delete-all", self.delete),
+            ("/actions/stop", self.stop),
+        ]
 
     @page("dead.html")
     def dead(self, request: PageRequest, *, queue: str) -> Context:
@@ -30,7 +38,44 @@ class DeadPages(Pages):
             "counted": COUNTED,
             "reasons": get_args(Reason),
             "where": given(where),
+            "tasks": self.app.tasks.of(queue),
         }
+
+    @action("redrive all")
+    def redrive(self, request: PageRequest) -> Done:
+        queue, where = self.known(request.form("queue")), filter_of(request.post_data)
+        steps = self.inspector.redriving(queue, where=where, per_second=_pace(request))
+        return self._begin(request, "redrive all", queue, where, steps)
+
+    @action("delete all")
+    def delete(self, request: PageRequest) -> Done:
+        queue, where = self.known(request.form("queue")), filter_of(request.post_data)
+        if request.post_data.get("sure") != "yes":
+            raise BadRequest("sure: must be checked: what is deleted is gone")
+        steps = self.inspector.dropping_dead(queue, where=where)
+        return self._begin(request, "delete all", queue, where, steps)
+
+    def _begin(
+        self,
+        request: PageRequest,
+        verb: str,
+        queue: str,
+        where: DeadFilter,
+        steps: Iterator[int],
+    ) -> Done:
+        user = "" if request.user is None else request.user.name
+        total = self.inspector.died(queue, where)
+        task = Task(verb, queue, given(where), user, request.address, total)
+        self.app.tasks.begin(task, steps)
+        uri = self.app.uri("queues", queue, "dead", params=given(where))
+        return Done(uri, "begun", {"task": task.id, **given(where)})
+
+    @action("stop")
+    def stop(self, request: PageRequest) -> Done:
+        task = self.app.tasks.stop(request.form("id"))
+        if task is None:
+            raise BadRequest("id: there is no such task", "404 Not Found")
+        return Done(self.app.uri("queues", task.queue, "dead"), "asked", {"task": task.id})
 
 
 def filter_of(values: dict[str, str]) -> DeadFilter:
@@ -66,6 +111,15 @@ def given(where: DeadFilter) -> dict[str, Any]:
         **ages,
     }
     return {name: value for name, value in parts.items() if value is not None}
+
+
+def _pace(request: PageRequest) -> int | None:
+    text = request.post_data.get("per_second", "").strip()
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= _FASTEST):
+        raise BadRequest(f"per_second: must be a number from 1 to {_FASTEST}, got {text!r}")
+    return int(text)
 
 
 def _minutes(values: dict[str, str], name: str) -> int | None:

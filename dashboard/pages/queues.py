@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from broker.job_record import State
 from broker.limits import QueueLimit
+from broker.search import By
 from dashboard.charts import charts, span
 from dashboard.pages.base import Pages, Routes, asked
 from dashboard.web import BadRequest, Context, Done, PageRequest, action, page
@@ -22,7 +25,12 @@ class QueuePages(Pages):
     def queue(self, request: PageRequest, *, queue: str) -> Context:
         self.known(queue)
         state = _state(asked(request, "state") or State.QUEUED.value)
-        page = self.broker.jobs.list(queue, state, asked(request, "after"))
+        after, by, text = (asked(request, name) for name in ("after", "by", "for"))
+        wanted = {} if by is None or text is None else {"by": by, "for": text}
+        if by is not None and text is not None:
+            page = self.broker.search.page(queue, state, cast(By, by), text, after)
+        else:
+            page = self.broker.jobs.list(queue, state, after)
         return {
             "queue": self.inspector.queue(queue),
             "ended": self.broker.jobs.ended(queue),
@@ -31,7 +39,8 @@ class QueuePages(Pages):
             "state": state,
             "jobs": page.records,
             "next": page.cursor,
-            "more": {"state": state.value, "after": page.cursor},
+            "more": {"state": state.value, **wanted, "after": page.cursor},
+            "wanted": wanted,
             "charts": charts(self.app.sampler.of(queue)),
             "span": span(),
         }

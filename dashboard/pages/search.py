@@ -1,0 +1,44 @@
+"""Jobs of all queues and states, by id or by what they are about."""
+
+from __future__ import annotations
+
+from typing import Final, cast
+
+from broker.job_record import JobRecord, State
+from broker.search import By
+from dashboard.pages.base import Pages, Routes, asked
+from dashboard.web import Context, PageRequest, page
+
+#: Of each queue and state.
+_SHOWN: Final = 10
+_STATES: Final = (
+    State.RUNNING,
+    State.QUEUED,
+    State.SCHEDULED,
+    State.RETRYING,
+    State.COMPLETED,
+    State.DEAD,
+    State.CANCELLED,
+)
+
+
+class SearchPages(Pages):
+    def routes(self) -> Routes:
+        return [("/search", self.search)]
+
+    @page("search.html")
+    def search(self, request: PageRequest) -> Context:
+        by, text = asked(request, "by") or "id", asked(request, "for")
+        found: list[JobRecord] = []
+        further: list[tuple[str, State]] = []
+        if text is not None and by == "id":
+            found = [record for record in self.broker.jobs.get_many([text]) if record is not None]
+        elif text is not None:
+            for queue in self.inspector.queues():
+                for state in _STATES:
+                    page = self.broker.search.page(
+                        queue, state, cast(By, by), text, limit=_SHOWN, calls=1
+                    )
+                    found += page.records
+                    further += [(queue, state)] if page.cursor is not None else []
+        return {"by": by, "text": text, "found": found, "further": further}
