@@ -21,7 +21,7 @@ FROM python:3.11.13-slim-bookworm
 ENV PATH=/opt/headrace/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 COPY --from=build /opt/headrace /opt/headrace
 # A volume that is mounted here takes over whose it is.
-RUN install -d -o 10001 -g 10001 /var/lib/headrace
+RUN install -d -o 10001 -g 10001 /var/lib/headrace /users
 WORKDIR /work
 # A number, so that Kubernetes' runAsNonRoot can see that it is not root.
 USER 10001:10001

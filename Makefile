@@ -8,7 +8,7 @@ LOCK_VENV := build/lock-venv
 PACKAGES := broker actors middleware pipelines otel dashboard bench tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test check format bench faults soak lock clean
+.PHONY: help setup demo run test check format bench faults soak secrets lock clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 16
@@ -58,6 +58,17 @@ MINUTES ?= 10
 
 soak: $(STAMP) ## faults at a steady rate for MINUTES=n, and whether memory stays flat
 	$(PY) -m tests.faults.soak --minutes $(MINUTES)
+
+PASSWORDS := redis_worker redis_scheduler redis_admin grafana dashboard
+
+# Read by the containers' own users, so not by their group alone.
+secrets: $(STAMP) ## passwords for compose.yaml in secrets/; those that are there stay
+	@mkdir -p secrets && chmod 711 secrets
+	@for name in $(PASSWORDS); do [ -s secrets/$${name}_password ] || \
+	  $(PY) -c 'import secrets; print(secrets.token_hex(24))' > secrets/$${name}_password; done
+	@[ -s secrets/dashboard_users ] || echo "operator:operator:$$( \
+	  $(PY) -m dashboard hash-password < secrets/dashboard_password)" > secrets/dashboard_users
+	@chmod 644 secrets/*
 
 lock: ## resolve again and rewrite requirements.lock (needs a package index)
 	$(PYTHON) -m venv $(LOCK_VENV)

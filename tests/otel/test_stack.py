@@ -5,20 +5,30 @@ No container is run: ``docs/telemetry.md`` says what that leaves open.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import dramatiq
 import pytest
 import redis
 from dramatiq.cli import make_argument_parser
 from dramatiq.middleware import CurrentMessage, Retries
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from broker import StreamsBroker
+from broker.health import consumers as health_consumers
+from broker.health import schedules, server
+from broker.schedule import Schedule
+from middleware.scheduler import Scheduler
+from otel.gauges import QueueGauges
 from otel.sdk import FLUSH_S
 from tests.conftest import StartWorker
 from tests.otel.tools import free_port, load_yaml, run
@@ -73,7 +83,9 @@ def test_who_waits_for_health_waits_for_somebody_who_tells() -> None:
         for other, how in service.get("depends_on", {}).items():
             if how["condition"] == "service_healthy":
                 assert "healthcheck" in SERVICES[other], (name, other)
+    assert SERVICES["redis"]["depends_on"]["users"]["condition"] == "service_completed_successfully"
     without = {name for name, service in SERVICES.items() if "healthcheck" not in service}
+    without.remove("users")  # it ends
     assert without == {"collector", "tempo", "loki"}  # no shell in their images
     scraped = load_yaml(CONFIG / "prometheus" / "prometheus.yml")["scrape_configs"][0]
     targets = {each.split(":")[0] for each in scraped["static_configs"][0]["targets"]}
@@ -111,6 +123,13 @@ def test_a_worker_has_longer_to_stop_than_it_needs() -> None:
     assert grace_s > drain_s + SETTLE_S + FLUSH_S
 
 
+def test_every_secret_is_one_that_make_secrets_makes() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    (line,) = re.findall(r"^PASSWORDS := (.*)$", makefile, re.MULTILINE)
+    made = {f"{name}_password" for name in line.split()} | {"dashboard_users"}
+    assert set(COMPOSE["secrets"]) <= made
+
+
 def test_two_schedulers_run() -> None:
     commands = [service.get("command") for service in SERVICES.values()]
     assert commands.count(["periodiq", "actors"]) == 2
@@ -121,6 +140,9 @@ def test_the_image_has_what_the_lock_says_and_nobodys_root() -> None:
     image = _locked(ROOT / "lock" / "image.lock")
     assert image.items() <= whole.items()
     assert not {"pytest", "mypy", "ruff", "uvicorn"} & set(image)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    needed = {re.split(r"[\[<>=~! ]", each)[0].lower() for each in project["dependencies"]}
+    assert needed <= {name.lower() for name in image}, "make lock"
     assert "--require-hashes" in DOCKERFILE
     stages = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
     assert len(stages) == 2
@@ -224,20 +246,24 @@ def test_tempos_generator_is_on() -> None:
 
 @pytest.fixture
 def composed_redis(tmp_path: Path) -> Iterator[str]:
-    """A server started by the script that compose.yaml starts it by; its address."""
+    """A server with the users and by the command that compose.yaml has; its address."""
     redis_binary()
-    for folder in ("secrets", "redis", "data"):
+    for folder in ("secrets", "users", "data"):
         (tmp_path / folder).mkdir()
-    (tmp_path / "secrets" / "redis_password").write_text("p@ss word\n")
+    for role in ("worker", "scheduler", "admin"):
+        (tmp_path / "secrets" / f"redis_{role}_password").write_text(f"p@ss {role}\n")
+    script = (CONFIG / "redis" / "users.sh").read_text("utf-8")
+    script = script.replace("/run/", f"{tmp_path}/").replace("/users/", f"{tmp_path}/users/")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environ = {**os.environ, "PATH": path, "QUEUE_PREFIX": "chatgenius"}
+    subprocess.run(["sh", "-c", script], env=environ, check=True, timeout=60)
+    command = [
+        part.replace("/users/", f"{tmp_path}/users/").replace("/data", f"{tmp_path}/data")
+        for part in SERVICES["redis"]["command"]
+    ]
     port = free_port()
-    script = (CONFIG / "redis" / "start.sh").read_text("utf-8")
-    script = script.replace("/run/", f"{tmp_path}/").replace(
-        "--dir /data", f"--dir {tmp_path}/data"
-    )
-    started = tmp_path / "start.sh"
-    started.write_text(script.replace("--aclfile", f"--port {port} --aclfile"), encoding="utf-8")
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(["sh", str(started)], stdout=log, stderr=log)
+        process = subprocess.Popen([*command, "--port", str(port)], stdout=log, stderr=log)
         try:
             yield f"127.0.0.1:{port}"
         finally:
@@ -245,8 +271,8 @@ def composed_redis(tmp_path: Path) -> Iterator[str]:
             process.wait(20)
 
 
-def test_the_applications_user_may_do_its_work_and_nobody_else_anything(
-    composed_redis: str, start_worker: StartWorker
+def test_each_process_works_as_its_own_user(
+    composed_redis: str, start_worker: StartWorker, reader: InMemoryMetricReader
 ) -> None:
     health = redis.Redis.from_url(f"redis://health:none@{composed_redis}")
     eventually(lambda: _answers(health), bool, what="the server")
@@ -255,12 +281,16 @@ def test_the_applications_user_may_do_its_work_and_nobody_else_anything(
     with pytest.raises(redis.exceptions.AuthenticationError):
         redis.Redis.from_url(f"redis://{composed_redis}").get("x")
 
-    url = f"redis://headrace:p%40ss%20word@{composed_redis}"
-    middleware = [CurrentMessage(), Retries(max_retries=1, min_backoff=1, max_backoff=1)]
-    broker = StreamsBroker(url=url, namespace="chatgenius", middleware=middleware)
+    def broker_of(role: str) -> StreamsBroker:
+        login = f"headrace-{role}:{quote(f'p@ss {role}')}"
+        middleware = [CurrentMessage(), Retries(max_retries=1, min_backoff=1, max_backoff=1)]
+        url = f"redis://{login}@{composed_redis}"
+        return StreamsBroker(url=url, namespace="chatgenius", middleware=middleware)
+
+    worker = broker_of("worker")
     done: list[str] = []
 
-    @dramatiq.actor(broker=broker, queue_name="mail")
+    @dramatiq.actor(broker=worker, queue_name="mail")
     def greet(name: str) -> None:
         if name == "flaky" and not CurrentMessage.get_current_message().options.get("retries"):  # type: ignore[union-attr]
             raise ValueError
@@ -269,17 +299,31 @@ def test_the_applications_user_may_do_its_work_and_nobody_else_anything(
     greet.send("now")
     greet.send("flaky")
     greet.send_with_options(args=("later",), delay=50)
-    start_worker(broker)
-    eventually(lambda: sorted(done), lambda names: names == ["flaky", "later", "now"])
-    assert broker.commands.lead("gauges", "me", 1_000)
-    assert broker.inspector.queue("mail").dead == 0
-    assert broker.inspector.live_consumers("mail", 60_000) == 1
-    (memory,) = broker.inspector.servers()
-    assert memory.limit == 768 * 1024 * 1024
-    assert not memory.evicts
+    tick = Schedule(name="tick", queue="mail", actor="greet", cron="* * * * * *", args=("tick",))
+    scheduler = Scheduler(broker_of("scheduler"), [tick])
+    start_worker(worker)
+    eventually(
+        lambda: scheduler.tick() and sorted(set(done)),
+        lambda names: names == ["flaky", "later", "now", "tick"],
+        what="all jobs",
+    )
+    gauges = QueueGauges(worker, MeterProvider([reader]).get_meter("x"), interval_ms=50)
+    gauges.start()
+    assert eventually(reader.get_metrics_data, bool, what="the gauges of the worker's user")
+    gauges.stop()
+    assert health_consumers(worker) is None
+    assert schedules(broker_of("scheduler")) is None
+    assert server(broker_of("admin")) is None
+    (memory,) = worker.inspector.servers()
+    assert (memory.limit, memory.evicts) == (768 * 1024 * 1024, False)
     for forbidden in (("GET", "other"), ("CONFIG", "GET", "*"), ("FLUSHALL",), ("KEYS", "*")):
         with pytest.raises(redis.exceptions.NoPermissionError):
-            broker.client.execute_command(*forbidden)
+            worker.client.execute_command(*forbidden)
+
+
+@pytest.fixture
+def reader() -> InMemoryMetricReader:
+    return InMemoryMetricReader()
 
 
 def _answers(client: redis.Redis) -> bool:
