@@ -81,11 +81,25 @@ _OWN: Final = (
     *("+persist", "+pexpire", "+pexpireat", "+pttl", "+ttl", "+type", "+unlink"),
 )
 
-_LOOKING: Final = frozenset({"inspect", "jobs", "letters", "live", "schedules"})
+_LOOKING: Final = frozenset(
+    {
+        *("find_ended", "find_ready", "find_scheduled"),
+        *("inspect", "jobs", "letters", "live", "schedules"),
+    }
+)
 _SENDING: Final = frozenset({"enqueue", "schedule", "start_flow", "release_branches", "receive"})
 _OPERATING: Final = frozenset(
     {
-        *("fire", "letters", "pass_over", "pause", "pause_schedule", "promote", "purge"),
+        *(
+            "drop_dead",
+            "fire",
+            "letters",
+            "pass_over",
+            "pause",
+            "pause_schedule",
+            "promote",
+            "purge",
+        ),
         *("put_schedule", "redrive", "remove_schedule", "replace", "resume", "resume_schedule"),
     }
 )
@@ -101,7 +115,7 @@ _READ: Final[tuple[_DirectAccess, ...]] = (
     (("xlen", "xrange", "xpending", "xinfo|stream", "xinfo|consumers"), ("ready:*",)),
     (("xinfo|consumers",), ("wake",)),
     (("zcard", "zrange", "zrevrange", "zscan"), ("scheduled", "recent:*")),
-    (("zcard", "zrange", "zrevrange", "zscan", "zscore"), ("dead",)),
+    (("zcard", "zcount", "zrange", "zrevrange", "zscan", "zscore"), ("dead",)),
     (("hget", "hmget", "hlen", "hstrlen"), ("dead:messages",)),
     (("hlen",), ("scheduled:messages",)),
     (("hmget",), ("control",)),
