@@ -91,6 +91,7 @@ class _Clock:
         if time.monotonic() < self._next:
             return
         if self._scheduler is None:  # not before all actors are declared
+            self._broker.emit_after("scheduler_boot")
             self._scheduler = Scheduler(self._broker, map(self._schedule, self._specs))
         self._next = time.monotonic() + self._scheduler.tick() / 1000
 

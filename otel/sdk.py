@@ -110,20 +110,25 @@ class Sdk:
         return done
 
 
-class WorkerSdk(Middleware):
-    """Sets the SDK up in each worker process, and flushes it when the worker has stopped.
+class ProcessSdk(Middleware):
+    """Sets the SDK up in each worker and scheduler, and flushes it when a worker has stopped.
 
     First in the list: its ``after_`` hook runs when everybody else has emitted their last.
-    An ``atexit`` hook would not do, worker processes end without.
+    An ``atexit`` hook would not do, worker processes end without. ``set_up`` is given the
+    process's role.
     """
 
-    def __init__(self, set_up: Callable[[], Sdk]) -> None:
+    def __init__(self, set_up: Callable[[str], Sdk]) -> None:
         self._set_up = set_up
         self._sdk: Sdk | None = None
 
     def after_process_boot(self, broker: Broker) -> None:
         """The fork is behind us."""
-        self._sdk = self._set_up()
+        self._sdk = self._set_up("worker")
+
+    def after_scheduler_boot(self, broker: Broker) -> None:
+        """periodiq forks nothing, and ends as any program does: the SDK flushes itself."""
+        self._sdk = self._set_up("scheduler")
 
     def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:
         """Nothing runs any more and everything is settled."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dramatiq.middleware import Middleware
 
 from otel.metrics import Metrics
-from otel.sdk import Sdk, Service, WorkerSdk
+from otel.sdk import ProcessSdk, Sdk, Service
 from otel.settings import ExportSettings, TelemetrySettings
 from otel.tracing import Tracing
 
@@ -21,9 +21,16 @@ class Layers:
 
 
 def layers(settings: TelemetrySettings, service: Service, export: ExportSettings) -> Layers:
-    """New middleware for a new broker: ``[*above, *everything_else, *below]``."""
+    """New middleware for a new broker: ``[*above, *everything_else, *below]``.
+
+    A process that is no worker is called by the role it has, whatever ``service`` says.
+    """
     if not settings.enabled:
         return Layers()
+
+    def set_up(role: str) -> Sdk:
+        return Sdk.set_up(replace(service, role=role), settings, export)
+
     tracing = Tracing(
         relation=settings.relation,
         link_after_ms=settings.link_after,
@@ -33,7 +40,7 @@ def layers(settings: TelemetrySettings, service: Service, export: ExportSettings
     measuring = [Metrics(gauge_interval_ms=settings.gauge_interval)] if settings.metrics else []
     return Layers(
         above=[
-            WorkerSdk(lambda: Sdk.set_up(service, settings, export)),  # first: flushes last
+            ProcessSdk(set_up),  # first: flushes last
             tracing,  # a run's span is current for all below
         ],
         below=[

@@ -95,6 +95,31 @@ def test_each_worker_process_exports_says_which_it_is_and_leaves_nothing_behind(
     assert resource["deployment.environment.name"] == "development"
 
 
+def test_a_scheduler_exports_its_fires(source: str, tmp_path: Path) -> None:
+    module = source.replace("Retries(),", "Retries(), Periodic(),")
+    module = module.replace('queue_name="mail"', 'queue_name="mail", periodic=cron("* * * * * *")')
+    (tmp_path / "clock.py").write_text(
+        "from middleware.periodic import Periodic, cron\n" + module, encoding="utf-8"
+    )
+    with Receiver("http/protobuf") as receiver:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).parent / "periodiq"), "clock"],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                **receiver.environment,
+                "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]),
+            },
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            (send, *_) = receiver.received.wait_for_spans("send mail")
+        finally:
+            process.kill()
+            process.wait()
+    assert send.resource["service.name"] == "shop-scheduler"
+
+
 @pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.parametrize("away", ["refused", "silent"])
