@@ -6,6 +6,7 @@ from broker.current import CurrentJob, NoCurrentJob, current_job
 from broker.dead_letters import DeadFilter, DeadRetention
 from broker.errors import (
     AuthenticationRefused,
+    CertificateRefused,
     ClusterClientRequired,
     EvictionPolicyRefused,
     HeadraceError,
@@ -29,6 +30,7 @@ from broker.retention import Keep, Retention
 
 __all__ = [
     "AuthenticationRefused",
+    "CertificateRefused",
     "ClusterClientRequired",
     "CurrentJob",
     "DeadFilter",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -139,6 +141,10 @@ class AuthenticationRefused(ServerRefused):
     """The server rejected the credentials or denied a command by its ACL."""
 
 
+class CertificateRefused(ServerRefused):
+    """The server's certificate is not to be trusted, or the server does not trust ours."""
+
+
 class ClusterClientRequired(ServerRefused):
     """The server is a part of a cluster, and the client can reach no other part."""
 
@@ -193,6 +199,7 @@ def translated() -> Iterator[None]:
 
     Raises:
       AuthenticationRefused: wrong credentials, or a command denied by the ACL.
+      CertificateRefused: one side does not trust the other's certificate.
       ServerOutOfMemory: the server is at maxmemory.
       ClusterClientRequired: the key is on another node of a cluster.
       ConnectionClosed: anything that may pass by itself.
@@ -206,6 +213,8 @@ def translated() -> Iterator[None]:
     except redis.exceptions.MovedError as error:
         raise ClusterClientRequired("not the node that keeps this queue") from error
     except _TRANSIENT as error:
+        if (refusal := _certificate_error(error)) is not None:
+            raise CertificateRefused(f"the server's certificate or ours: {refusal}") from error
         raise ConnectionClosed(error) from error
     except redis.ResponseError as error:
         text = str(error)
@@ -214,3 +223,13 @@ def translated() -> Iterator[None]:
         if text.startswith(_TRANSIENT_CODES):
             raise ConnectionClosed(error) from error
         raise
+
+
+def _certificate_error(error: BaseException) -> ssl.SSLError | None:
+    """Of TLS, what is about a certificate and will not pass by itself."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ssl.SSLError) and re.search("CERTIFICATE|UNKNOWN_CA", str(seen.reason)):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None

@@ -10,12 +10,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
-from urllib.parse import quote, urlsplit, urlunsplit
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from broker.configuration import HIDDEN, build, merge, read_toml, value_of
+from broker.configuration import build, merge, read_toml, value_of
 from broker.dead_letters import DeadRetention
 from broker.errors import SettingsError
 from broker.limits import QueueDepth, QueueLimit
@@ -23,6 +22,7 @@ from broker.notification_settings import NotificationSettings
 from broker.process_settings import EncryptionSettings, LoggingSettings, RecyclingSettings
 from broker.retention import Keep
 from broker.retention import Retention as RecordRetention
+from broker.server_url import server_url, without_password
 
 Environment: TypeAlias = Literal["development", "production"]
 AtLeastOne: TypeAlias = Annotated[int, Meta(ge=1)]
@@ -30,7 +30,6 @@ AtLeastOne: TypeAlias = Annotated[int, Meta(ge=1)]
 DEFAULTS_FILE: Final = Path(__file__).with_name("defaults.toml")
 ENVIRONMENTS: Final[tuple[Environment, ...]] = ("development", "production")
 
-_SCHEMES = ("redis", "rediss", "unix")
 _PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 # Dramatiq's own rule for the name of a queue.
 _QUEUE_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9._-]*")
@@ -191,7 +190,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         defaults = _merged([file.defaults for file, _ in layers])
         names, queues = _queues(layers, defaults)
         return cls(
-            redis_url=_redis_url(environ),
+            redis_url=server_url(environ),
             queue_prefix=_queue_prefix(environ),
             env=env,
             queues=queues,
@@ -346,21 +345,6 @@ class _Depths(Mapping[str, QueueDepth]):
         return sum(1 for _ in self)
 
 
-def without_password(url: str) -> str:
-    """The URL as it may be shown; one that can't be parsed is not shown at all."""
-    try:
-        parts = urlsplit(url)
-        password = parts.password
-    except ValueError:
-        return HIDDEN
-    if "password=" in parts.query:
-        parts = parts._replace(query=HIDDEN)
-    if password is None:
-        return urlunsplit(parts)
-    user, host = parts.netloc.rsplit("@", 1)
-    return urlunsplit(parts._replace(netloc=f"{user.split(':', 1)[0]}:{HIDDEN}@{host}"))
-
-
 def _environment(environ: Mapping[str, str]) -> Environment:
     found = value_of(environ, "HEADRACE_ENV") or "development"
     for env in ENVIRONMENTS:
@@ -376,64 +360,6 @@ def _queue_prefix(environ: Mapping[str, str]) -> str:
         rule = "must be 1 to 100 letters, digits or _ . : -"
         raise SettingsError("QUEUE_PREFIX", prefix, rule)
     return prefix
-
-
-def _redis_url(environ: Mapping[str, str]) -> str:
-    url = value_of(environ, "REDIS_URL")
-    return _url_of_parts(environ) if url is None else _checked_url(url)
-
-
-def _checked_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # raises for what is no port
-    except ValueError as error:
-        raise SettingsError("REDIS_URL", HIDDEN, f"is no URL: {_reason(error)}") from None
-    # An @ further on means that a / in the password was not written as %2F.
-    shown = HIDDEN if "@" in parts.path else without_password(url)
-    if parts.scheme not in _SCHEMES:
-        expected = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
-        # Without a scheme there is no telling what of it is a password.
-        shown = f"{parts.scheme}://{HIDDEN}" if parts.scheme else HIDDEN
-        raise SettingsError("REDIS_URL", shown, f"must begin with one of {expected}")
-    if parts.scheme == "unix":
-        if not parts.path:
-            raise SettingsError(
-                "REDIS_URL", shown, "must name a socket, as in unix:///run/redis.sock"
-            )
-        return url
-    if not parts.hostname:
-        raise SettingsError("REDIS_URL", shown, "must name a host")
-    if not re.fullmatch(r"/?\d*", parts.path):
-        raise SettingsError(
-            "REDIS_URL", shown, "the path must be the number of a database, as in /0"
-        )
-    return url
-
-
-def _reason(error: ValueError) -> str:
-    # urllib quotes the port it could not read, which after a typing slip is part of a password.
-    return "bad port" if "ort" in str(error) else "bad host"
-
-
-def _url_of_parts(environ: Mapping[str, str]) -> str:
-    host = value_of(environ, "REDIS_HOST") or "localhost"
-    if re.search(r"[\s/@?#]", host):
-        raise SettingsError("REDIS_HOST", host, "must be a host name or an address")
-    port = _port(value_of(environ, "REDIS_PORT") or "6379")
-    user = value_of(environ, "REDIS_USERNAME")
-    password = value_of(environ, "REDIS_PASSWORD")
-    login = ""
-    if user is not None or password is not None:
-        login = f"{quote(user or '', safe='')}:{quote(password or '', safe='')}@"
-    address = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    return f"redis://{login}{address}:{port}/0"
-
-
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65_535):
-        raise SettingsError("REDIS_PORT", text, "must be a number from 1 to 65535")
-    return int(text)
 
 
 def _own_file(environ: Mapping[str, str], path: Path | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from enum import IntEnum
 
 from dramatiq.errors import BrokerConnectionError
 
-from broker.errors import AuthenticationRefused, HeadraceError, SettingsError
+from broker.errors import AuthenticationRefused, CertificateRefused, HeadraceError, SettingsError
 
 
 class Exit(IntEnum):
@@ -20,7 +20,7 @@ class Exit(IntEnum):
     NOT_FOUND = 3
     #: The server can't be reached, or does not answer in time.
     UNREACHABLE = 4
-    #: The server refuses the credentials, or its access control denies a command.
+    #: The server refuses the credentials, access control denies a command, or a certificate is bad.
     DENIED = 5
     #: What was waited for has not happened in time.
     TIMED_OUT = 6
@@ -47,7 +47,7 @@ def code_of(error: Exception) -> Exit:
             return Exit.TIMED_OUT
         case SettingsError() | ValueError():  # an option, a payload
             return Exit.USAGE
-        case AuthenticationRefused():
+        case AuthenticationRefused() | CertificateRefused():
             return Exit.DENIED
         case BrokerConnectionError():
             return Exit.UNREACHABLE

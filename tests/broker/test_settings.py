@@ -8,7 +8,8 @@ from broker.configuration import Secret
 from broker.dead_letters import DeadRetention
 from broker.errors import SettingsError
 from broker.limits import QueueLimit
-from broker.settings import Backoff, QueueSettings, Rate, Retention, Settings, without_password
+from broker.server_url import without_password
+from broker.settings import Backoff, QueueSettings, Rate, Retention, Settings
 
 
 def load(environ: dict[str, str] | None = None, path: Path | None = None) -> Settings:
