@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
+from math import inf
 from pathlib import Path
 
 from bench.demo.control import Control
@@ -17,6 +19,8 @@ from bench.demo.workload import Job, Workload
 from broker import StreamsBroker
 
 LOOK_EVERY_S = 0.1
+CONTROL_S = 15.0
+"""How long each step of the controlled jobs may take: one that fails leaves the others time."""
 
 
 class WorkersGone(Exception):
@@ -71,7 +75,12 @@ class Run:
         self._enqueue(work.work)
         self._wait("notifications, images, delayed jobs", lambda: self._ended(work.work))
         self._prioritised()
-        self._control.drive(self._broker, self.evidence.storage, self.evidence.history, self._wait)
+        self._control.drive(
+            self._broker,
+            self.evidence.storage,
+            self.evidence.history,
+            partial(self._wait, at_most_s=CONTROL_S),
+        )
         self._enqueue(work.killers)
         self._enqueue(work.neighbours)
         last = [*work.killers, *work.neighbours]
@@ -124,8 +133,9 @@ class Run:
         kills = self.evidence.history.kills(job.id for job in self._workload.killers)
         return self._workers.died_at_ms >= max(kills.values(), default=0)
 
-    def _wait(self, step: str, holds: Callable[[], bool]) -> None:
-        while time.monotonic() < self._deadline_s:
+    def _wait(self, step: str, holds: Callable[[], bool], at_most_s: float = inf) -> None:
+        deadline_s = min(self._deadline_s, time.monotonic() + at_most_s)
+        while time.monotonic() < deadline_s:
             self.evidence.history.add(self._journal.read())
             self._dead = {death.message_id for death in read_deaths(self._broker)}
             self._display.show(self._progress(step))
