@@ -17,6 +17,14 @@ from dramatiq import Message
 from actors.inbox import Inbox, InboxItem
 from broker import entry
 from broker.embedded import EmbeddedValkey
+from broker.keys import (
+    QueueKeys,
+    cancel_channel,
+    intake_keys,
+    leader_key,
+    notices_key,
+    queues_key,
+)
 from tests.conftest import NewServer
 from tests.processes import ROOT, Launcher
 from tests.servers import REQUIRE_REDIS
@@ -105,3 +113,26 @@ def test_what_the_client_writes_is_what_the_page_documents() -> None:
     assert entry.encode(full)[::2] == documented
     bare: Message[None] = Message("mail", "send", (), {}, {})
     assert entry.encode(bare)[::2] == ["id", "actor", "at", "args"]
+
+
+def test_the_page_lists_every_key() -> None:
+    tables = PAGE.split("## All keys")[1].replace("<state>", "*").replace("<what>", "*")
+    listed = set(re.findall(r"`(\{[\w:]+\}[^`]*)`", tables))
+    own = QueueKeys("ns", "q", 0)
+    one_a_queue = {
+        value
+        for name, kind in vars(QueueKeys).items()
+        if isinstance(kind, property)
+        for value in [getattr(own, name)]
+        if not name.endswith("_prefix")
+    }
+    of_something = {
+        own.ready[0].replace("0", "<level>"), own.recent("*"), own.taken("<stream>:<group>"),
+        own.job_prefix + "<id>", own.flow_prefix + "<id>",
+        *(each("<key>") for each in (own.limit, own.rate_line, own.slots, own.slots_line)),
+    }  # fmt: skip
+    of_the_namespace = {
+        *intake_keys("ns"), queues_key("ns"), notices_key("ns"), cancel_channel("ns"),
+        leader_key("ns", "*"),
+    }  # fmt: skip
+    assert listed == one_a_queue | of_something | of_the_namespace
