@@ -69,7 +69,6 @@ _ELSEWHERE: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     **{(script, "leader"): ("leader",) for script in ("lead",)},
     **{(script, "notices"): ("notices",) for script in ("take_turn", "end_turn")},
 }
-_OF_THE_NAMESPACE: Final = ("queues", "notices", "leader", "intake")
 
 #: What redis-py says when it connects, and what has no key.
 _CONNECTING: Final = ("+@connection", "-@dangerous", "+time")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -13,8 +13,6 @@ from broker.flow_step import FINAL, FlowState, outcome
 #: waiting: for other steps. skipped: the flow ended without it. The others are final, but for a
 #: failed step whose dead letter is redriven.
 StepState: TypeAlias = Literal["waiting", "running", "completed", "failed", "cancelled", "skipped"]
-
-_LASTING: Final = frozenset({"running", "completed", "failed", "cancelled"})
 
 
 @dataclass(frozen=True, slots=True)
