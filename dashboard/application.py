@@ -12,6 +12,7 @@ from dramatiq.errors import BrokerConnectionError
 from dramatiq.logging import get_logger
 from dramatiq_dashboard import DashboardApp
 from dramatiq_dashboard.http import HTTP_404, HTTP_405, Response, handler, make_response, redirect
+from jinja2 import Environment
 
 from broker.broker import StreamsBroker
 from broker.errors import HeadraceError
@@ -63,6 +64,9 @@ _TABS: Final = {"standard": "queued", "delayed": "scheduled", "failed": "dead"}
 class Dashboard(DashboardApp):  # type: ignore[misc]  # theirs has no types
     """A WSGI application. It does nothing until it is asked, but for its ``sampler``."""
 
+    broker: StreamsBroker
+    templates: Environment
+
     def __init__(
         self,
         broker: StreamsBroker,
@@ -103,7 +107,6 @@ class Dashboard(DashboardApp):  # type: ignore[misc]  # theirs has no types
                 self.add_route(pattern, method)
         self._dispatch_table.append(not_found)
 
-    @property
     def pages(self) -> list[tuple[str, str]]:
         """Path and name of the pages that every page leads to."""
         return [

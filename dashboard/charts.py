@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from dashboard.filters import NOTHING, lasting, number
-from dashboard.sampler import INTERVAL_S, KEPT, Sample
+from dashboard.sampler import INTERVAL_S, Sample
 
 WIDTH: Final = 320
 HEIGHT: Final = 80
+#: Of fewer samples the rest of the chart stays empty.
+_LEAST: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +68,13 @@ def charts(samples: Sequence[Sample]) -> list[Chart]:
     ]
 
 
-def span() -> str:
-    """How far back charts go at the most."""
-    return lasting(KEPT * INTERVAL_S * 1000)
+def span(samples: Sequence[Sample]) -> str:
+    """How far back the charts of these samples go."""
+    return lasting(_shown(samples) * INTERVAL_S * 1000)
+
+
+def _shown(samples: Sequence[object]) -> int:
+    return max(_LEAST, len(samples))
 
 
 def _chart(
@@ -98,7 +104,7 @@ def _parts(values: Sequence[float | None], highest: float) -> list[str]:
         if value is None:
             parts.append([])
             continue
-        x = WIDTH - (len(values) - 1 - index) * WIDTH / (KEPT - 1)
+        x = WIDTH - (len(values) - 1 - index) * WIDTH / (_shown(values) - 1)
         y = HEIGHT - 2 - value / highest * (HEIGHT - 6)
         parts[-1].append(f"{x:.1f},{y:.1f}")
     # A point alone is no line: it gets a length that can be seen.

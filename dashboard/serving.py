@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 from typing import Any, Final
 
 from dramatiq.logging import get_logger
 from waitress.server import create_server
+from waitress.wasyncore import close_all
 
 from broker.broker import StreamsBroker
 from dashboard.application import Dashboard
@@ -39,8 +41,8 @@ class Server:
         self._logger = get_logger(__name__, type(self))
         self._server: Any = create_server(
             self._answer,
-            host=settings.host,
-            port=settings.port,
+            # One socket, whatever the name has: a server of several has no port of its own.
+            sockets=[_listening(settings.host, settings.port)],
             threads=settings.threads,
             max_request_body_size=_MOST_BODY_BYTES,
             url_scheme="https" if settings.https else "http",
@@ -62,7 +64,8 @@ class Server:
 
     def close(self) -> None:
         """Stop listening; requests under way are answered."""
-        self._server.close()
+        # In its own thread, which a closing from here would let wait for its next request.
+        self._server.trigger.pull_trigger(lambda: close_all(self._server._map))
         self._server.task_dispatcher.shutdown()
         self.dashboard.sampler.stop()
 
@@ -71,6 +74,11 @@ class Server:
         if self._prefix and path.startswith(f"{self._prefix}/"):
             environ = {**environ, "PATH_INFO": path[len(self._prefix) :]}
         return self.dashboard(environ, start_response)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, reuse_port=False)
 
 
 def serve(broker: StreamsBroker, settings: DashboardSettings) -> None:

@@ -59,7 +59,7 @@ class JobPages(Pages):
         message: Message[Any] | None = None
         try:
             if letter is not None:
-                letter = self.broker.codec.revealed(queue, letter) if revealed else letter
+                letter = self.broker.codec.revealed(letter) if revealed else letter
                 message = letter.message or letter.header
             else:
                 message = self.broker.contents.of(queue, id, opened=revealed)

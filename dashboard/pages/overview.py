@@ -13,11 +13,12 @@ class OverviewPages(Pages):
 
     @page("overview.html")
     def overview(self, request: PageRequest) -> Context:
+        samples = self.app.sampler.total()
         return {
             "queues": self.app.iface.queues,
             "workers": self.app.iface.workers,
             "servers": self.inspector.server_facts(),
-            "charts": charts(self.app.sampler.total()),
-            "span": span(),
+            "charts": charts(samples),
+            "span": span(samples),
             "lease_ms": self.broker.heartbeat_timeout,
         }

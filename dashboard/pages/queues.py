@@ -31,6 +31,7 @@ class QueuePages(Pages):
             page = self.broker.search.page(queue, state, cast(By, by), text, after)
         else:
             page = self.broker.jobs.list(queue, state, after)
+        samples = self.app.sampler.of(queue)
         return {
             "queue": self.inspector.queue(queue),
             "ended": self.broker.jobs.ended(queue),
@@ -41,8 +42,8 @@ class QueuePages(Pages):
             "next": page.cursor,
             "more": {"state": state.value, **wanted, "after": page.cursor},
             "wanted": wanted,
-            "charts": charts(self.app.sampler.of(queue)),
-            "span": span(),
+            "charts": charts(samples),
+            "span": span(samples),
         }
 
     @action("pause")

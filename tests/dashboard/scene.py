@@ -1,0 +1,111 @@
+"""A queue with jobs in every state, as the real browser and the screenshots see it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import dramatiq
+import msgspec
+from dramatiq import Actor, Message
+
+from broker import StreamsBroker, current_job
+from tests.conftest import StartWorker
+from tests.waiting import eventually, wait_for
+
+MAIL = "notification-queue"
+FILES = "file-processing-queue"
+
+
+class Notification(msgspec.Struct, rename="camel"):
+    """What `send_notification` takes."""
+
+    user_id: str
+    type: Literal["email", "push", "in_app"]
+    title: str
+    body: str = ""
+    urgent: bool = False
+
+
+class MailRefused(Exception):
+    pass
+
+
+class GatewayAway(Exception):
+    pass
+
+
+class _Typed(Actor[..., Any]):
+    payload_type = Notification
+
+
+@dataclass
+class Scene:
+    """What the tests name of it."""
+
+    dead: Message[Any]
+    waiting: Message[Any]
+    running: Message[Any]
+    #: Run what waits on the queue of notifications.
+    work: Callable[[], None]
+    send: Actor[..., Any]
+
+
+@contextmanager
+def played(
+    broker: StreamsBroker, start_worker: StartWorker, look: Callable[[], None]
+) -> Iterator[Scene]:
+    """The scene, and one job that runs until the end; ``look`` is called in between."""
+    running, go_on = threading.Event(), threading.Event()
+
+    @dramatiq.actor(queue_name=MAIL, max_retries=0, actor_class=_Typed)
+    def send_notification(notification: dict[str, Any]) -> None:
+        if notification["type"] == "email":
+            raise MailRefused("550 no such user: nobody@example.com")
+        if notification["type"] == "push":
+            raise GatewayAway("the push gateway answered 503")
+
+    @dramatiq.actor(queue_name=FILES, max_retries=0)
+    def process_file(path: str) -> None:
+        current_job().progress(0.6, "3 of 5 renditions")
+        running.set()
+        wait_for(go_on, "the scene to end")
+
+    def send(kind: str, **options: Any) -> Message[Any]:
+        payload = {"userId": "u1", "type": kind, "title": "You have mail"}
+        return send_notification.send_with_options(
+            args=(payload,), correlation_id="signup-7f3a", **options
+        )
+
+    def work() -> None:
+        worker = start_worker(broker, threads=4, queues={MAIL})
+        eventually(
+            lambda: broker.inspector.queue(MAIL), lambda info: info.ready + info.in_flight == 0
+        )
+        worker.stop(timeout=10_000)
+
+    look()
+    for index in range(60):
+        look()
+        send("email" if index % 12 == 0 else "push" if index % 9 == 0 else "in_app")
+    dead = send("email")
+    look()
+    work()
+    look()
+    for index in range(7):
+        send("in_app", delay=600_000 * (index + 1))
+    waiting = [send("in_app") for _ in range(17)][-1]
+    held = process_file.send("uploads/cat.png")
+    start_worker(broker, threads=2, queues={FILES})
+    wait_for(running, "the file to be processed")
+    schedules = broker.inspector.schedules
+    schedules.add("digest", "send_notification", "0 7 * * *", timezone="Europe/Berlin")
+    schedules.add("clean-up", "process_file", "*/15 * * * *", args=("uploads",), overlap="skip")
+    look()
+    try:
+        yield Scene(dead, waiting, held, work, send_notification)
+    finally:
+        go_on.set()
