@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -70,7 +71,8 @@ class RunningJobs:
 
 
 def _interrupt_of_this_thread() -> Callable[[], None]:
-    if is_gevent_active():
+    # Asked only where gevent may be: without it, Dramatiq's function looks through all of sys.path.
+    if "gevent.monkey" in sys.modules and is_gevent_active():
         import gevent  # only there with dramatiq-gevent
 
         greenlet = gevent.getcurrent()
