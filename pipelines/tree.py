@@ -18,15 +18,16 @@ _MARKS: Final = {
 
 
 def draw(record: FlowRecord) -> str:
-    """The flow's tree, a line a step; several lines for one that waits for several.
+    """The flow's tree, a line a step.
 
-    A step is drawn below the last of those it waits for; the others point to it by name.
-    What undoes steps and what was sent at the end come last, if any of it was sent.
+    A step that waits for several is drawn below the last of them; the others point to it by
+    name. What undoes steps and what was sent at the end come last, if any of it was sent.
     """
+    drawn_below = {
+        following: step.number for step in record.steps for following in step.next
+    }  # the last one wins
     lines = [f"{record.name}: {record.state}{_lasted(record)}"]
-    children = _children(record)
-    roots = children.get(0, [])
-    lines += _branches(roots, children, "")
+    lines += _branches(record, drawn_below, 0, "")
     sent = [each for each in record.steps if each.kind != "step" and each.released_at is not None]
     lines += [f"{each.kind}: {_line(each)}" for each in sent]
     if record.error is not None:
@@ -34,27 +35,22 @@ def draw(record: FlowRecord) -> str:
     return "\n".join(lines)
 
 
-def _children(record: FlowRecord) -> dict[int, list[StepRecord]]:
-    """By the number of the step under which it is drawn; 0 for none."""
-    parents: dict[int, int] = {}
-    for step in record.steps:
-        for following in step.next:
-            parents[following] = step.number  # the last one wins: it is drawn latest
-    children: dict[int, list[StepRecord]] = {}
-    for step in record.steps:
-        if step.kind == "step":
-            children.setdefault(parents.get(step.number, 0), []).append(step)
-    return children
-
-
 def _branches(
-    steps: list[StepRecord], children: dict[int, list[StepRecord]], indent: str
+    record: FlowRecord, drawn_below: dict[int, int], parent: int, indent: str
 ) -> Iterator[str]:
+    steps = [
+        each
+        for each in record.steps
+        if each.kind == "step" and drawn_below.get(each.number, 0) == parent
+    ]
+    names = {each.number: each.name for each in record.steps}
     for step in steps:
         last = step is steps[-1]
-        yield f"{indent}{'└' if last else '├'}─ {_line(step)}"
+        elsewhere = [names[other] for other in step.next if drawn_below[other] != step.number]
+        pointer = f"  \N{RIGHTWARDS ARROW} {', '.join(elsewhere)}" if elsewhere else ""
+        yield f"{indent}{'└' if last else '├'}─ {_line(step)}{pointer}"
         below = indent + ("   " if last else "│  ")
-        yield from _branches(children.get(step.number, []), children, below)
+        yield from _branches(record, drawn_below, step.number, below)
 
 
 def _line(step: StepRecord) -> str:

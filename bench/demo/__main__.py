@@ -16,6 +16,7 @@ from rich.console import Console
 from actors.app import build_broker
 from bench.demo.checks import check_all
 from bench.demo.control import add_to
+from bench.demo.flows import check_flows, plan
 from bench.demo.report import Display, show_summary
 from bench.demo.run import Run, WorkersGone
 from bench.demo.sinks import HttpSink, SmtpSink
@@ -63,6 +64,7 @@ def demo(
     """
     workload = build(scale)
     control = add_to(workload)
+    flows = plan(scale)
     _store(folder / "storage", workload)
     with ExitStack() as stack:
         server = stack.enter_context(EmbeddedValkey(folder / "valkey", appendonly=True))
@@ -85,6 +87,7 @@ def demo(
         run = Run(
             workload,
             control,
+            flows,
             broker,
             workers,
             mails,
@@ -105,8 +108,12 @@ def demo(
         code = workers.stop()
         evidence = run.gather()
         control.gather(broker, workload, workers.log, server.data_dir)
+        flows.gather(broker, evidence)
         verdict = verify(workload, evidence)
-        checks = check_all(workload, control, evidence)
+        checks = [
+            *check_all(workload, control, evidence),
+            check_flows(flows, evidence.storage),
+        ]
         verdict.faults.extend(
             f"{check.name}: {fault}" for check in checks for fault in check.faults
         )
@@ -121,6 +128,8 @@ def demo(
             worker_deaths=worker_deaths,
             elapsed_s=run.elapsed_s,
         )
+        for tree in flows.trees():
+            console.print(f"\n{tree}", highlight=False, markup=False, soft_wrap=True)
         if telemetry is not None and trace is not None:
             show_trace(console, trace)
             console.print(f"{telemetry.write()} spans in {spans}", highlight=False)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bench.demo.control import Control
 from bench.demo.evidence import Evidence, read_deaths, read_entries, read_leftovers
+from bench.demo.flows import Flows
 from bench.demo.journal import JournalReader
 from bench.demo.report import Display, Progress
 from bench.demo.sinks import HttpSink, SmtpSink
@@ -21,6 +22,8 @@ from broker import StreamsBroker
 LOOK_EVERY_S = 0.1
 CONTROL_S = 15.0
 """How long each step of the controlled jobs may take: one that fails leaves the others time."""
+FLOWS_S = 40.0
+"""The same of the flows, of which one step waits for a worker's restart."""
 
 
 class WorkersGone(Exception):
@@ -34,6 +37,7 @@ class Run:
         self,
         workload: Workload,
         control: Control,
+        flows: Flows,
         broker: StreamsBroker,
         workers: Workers,
         mails: SmtpSink,
@@ -45,6 +49,7 @@ class Run:
     ) -> None:
         self._workload = workload
         self._control = control
+        self._flows = flows
         self._broker = broker
         self._workers = workers
         self._mails = mails
@@ -80,6 +85,14 @@ class Run:
             self.evidence.storage,
             self.evidence.history,
             partial(self._wait, at_most_s=CONTROL_S),
+        )
+        self._flows.drive(
+            self._broker,
+            self.evidence.storage,
+            self.evidence.history,
+            lambda: self._mails.mails,
+            lambda: self._workers.died_at_ms,
+            partial(self._wait, at_most_s=FLOWS_S),
         )
         self._enqueue(work.killers)
         self._enqueue(work.neighbours)

@@ -19,7 +19,17 @@ THREADS = 6
 STOP_S = 15.0
 
 #: Settings of an application on this machine, which must not reach the demo's workers.
-_OURS = ("REDIS_", "SMTP_", "PUSH_", "STORAGE_", "IMAGE_", "INBOX_", "HEADRACE_", "QUEUE_PREFIX")
+_OURS = (
+    "REDIS_",
+    "SMTP_",
+    "PUSH_",
+    "STORAGE_",
+    "IMAGE_",
+    "INBOX_",
+    "DIGEST_",
+    "HEADRACE_",
+    "QUEUE_PREFIX",
+)
 
 # Shorter waits between attempts than in earnest: the demo shows retries, not patience. And
 # every record is kept, to be compared with what happened.
@@ -64,6 +74,7 @@ def environment(
         "SMTP_PORT": str(smtp_port),
         "SMTP_FROM": "demo@example.org",
         "PUSH_GATEWAY_URL": push_url,
+        "DIGEST_PAUSE_MS": "1000",
         JOURNAL_VARIABLE: str(folder / "journal.jsonl"),
     }
 

@@ -27,6 +27,7 @@ CHECKS = {
     "encryption",
     "correlation",
     "logs",
+    "flows",
 }
 TREE = """\
 └── send notification-queue welcome (producer, demo-web, _)
@@ -67,6 +68,8 @@ def test_a_small_demo_finds_every_effect_and_leaves_nothing(
     assert "max_deliveries" in output
     names = [line.partition(":")[0] for line in output.splitlines()]
     assert set(names) >= CHECKS
+    assert "notification fan-out: completed in " in output
+    assert "│  └─ ✓ optimize 40  completed" in output
     shown = [re.sub(r"[\d.]+ ms", "_", line) for line in output.splitlines()]
     start = shown.index("POST /welcome  (server, demo-web, _)")
     assert shown[start + 1 : start + 6] == TREE

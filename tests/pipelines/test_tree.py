@@ -34,7 +34,7 @@ def test_each_step_is_drawn_below_what_it_waits_for() -> None:
         == """\
 diamond: failed in 42 ms
 ├─ ✓ top  completed  15 ms
-│  ├─ ✗ left  failed  2 of 3, 1 failed  1 ms
+│  ├─ ✗ left  failed  2 of 3, 1 failed  1 ms  → bottom
 │  └─ ▸ right  running
 │     └─ · bottom  waiting
 └─ · alone  skipped
