@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -25,8 +26,11 @@ from bench.demo.telemetry import show as show_trace
 from bench.demo.verify import verify
 from bench.demo.workers import Workers, environment
 from bench.demo.workload import FLAKY_REFUSALS, FLAKY_TITLE, UNKNOWN_ADDRESS, Workload, build
+from broker import StreamsBroker
 from broker.embedded import EmbeddedValkey
 from broker.settings import Settings
+from dashboard.serving import Server
+from dashboard.settings import DashboardSettings
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -48,7 +52,12 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="headrace-demo-") as folder:
             return demo(
-                Path(folder), console, arguments.scale, arguments.timeout, arguments.telemetry
+                Path(folder),
+                console,
+                arguments.scale,
+                arguments.timeout,
+                arguments.telemetry,
+                serves=arguments.serve,
             )
     except Interrupted as interrupted:
         console.print("Interrupted; everything is stopped.", highlight=False)
@@ -56,11 +65,18 @@ def main() -> int:
 
 
 def demo(
-    folder: Path, console: Console, scale: float, timeout_s: float, spans: Path | None = None
+    folder: Path,
+    console: Console,
+    scale: float,
+    timeout_s: float,
+    spans: Path | None = None,
+    *,
+    serves: bool = False,
 ) -> int:
     """Everything in `folder`; no process is left when it returns or raises.
 
-    `spans` is a file for the spans of all processes; None: there are none.
+    `spans` is a file for the spans of all processes; None: there are none. `serves`: at the end
+    the dashboard shows what is left, until a signal.
     """
     workload = build(scale)
     control = add_to(workload)
@@ -135,7 +151,24 @@ def demo(
             console.print(f"{telemetry.write()} spans in {spans}", highlight=False)
         if verdict.faults:
             _show_log(console, workers)
-        return 1 if verdict.faults else 0
+        code = 1 if verdict.faults else 0
+        if serves:
+            _serve(broker, console)
+        return code
+
+
+def _serve(broker: StreamsBroker, console: Console) -> None:
+    server = Server(broker, DashboardSettings.load())
+    thread = threading.Thread(target=server.run, name="dashboard", daemon=True)
+    thread.start()
+    console.print(f"What is left is at {server.url} until Ctrl-C.", highlight=False)
+    try:
+        threading.Event().wait()
+    except Interrupted:
+        console.print("The dashboard is stopped.", highlight=False)
+    finally:
+        server.close()
+        thread.join()
 
 
 def _show_log(console: Console, workers: Workers) -> None:
@@ -168,6 +201,9 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         const=Path("demo-spans.jsonl"),
         help="write all spans to a file, and show the trace of one job as a tree",
+    )
+    parser.add_argument(
+        "--serve", action="store_true", help="serve the dashboard over what is left, until Ctrl-C"
     )
     return parser
 

@@ -306,14 +306,16 @@ def _json(text: str) -> str:
 
 
 @pytest.mark.faults
-def test_no_text_of_a_job_runs_as_a_script(page: Page, broker: StreamsBroker, site: Site) -> None:
+def test_64_no_text_of_a_job_runs_as_a_script(
+    page: Page, broker: StreamsBroker, site: Site
+) -> None:
     for path in _poisoned(broker):
         _harmless(page, path)
 
 
 @pytest.mark.slow
 @pytest.mark.faults
-def test_no_text_of_a_dead_letter_or_a_search_runs_as_a_script(
+def test_64_no_text_of_a_dead_letter_or_a_search_runs_as_a_script(
     page: Page, broker: StreamsBroker, start_worker: StartWorker, site: Site
 ) -> None:
     broker.unknown_actor_grace = 0
@@ -382,7 +384,7 @@ def guarded_site(broker: StreamsBroker, chromium: Chromium) -> Iterator[Site]:
 
 
 @pytest.mark.faults
-def test_another_site_can_neither_post_nor_frame_nor_read(
+def test_65_another_site_can_neither_post_nor_frame_nor_read(
     chromium: Chromium, broker: StreamsBroker, send: Any, guarded_site: Site
 ) -> None:
     send.send("a")
@@ -417,7 +419,7 @@ def test_another_site_can_neither_post_nor_frame_nor_read(
 
 
 @pytest.mark.faults
-def test_nobody_sees_anything_without_credentials(
+def test_65_nobody_sees_anything_without_credentials(
     chromium: Chromium, send: Any, guarded_site: Site, work: Callable[[], None]
 ) -> None:
     message = send.send("olga@example.com", refused="secret words")
