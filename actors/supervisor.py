@@ -29,6 +29,9 @@ it came before the command had installed its handler."""
 KILLED = 1
 """What `Supervisor.run` returns when the command had to be killed (Dramatiq's RET_KILLED)."""
 
+#: How long a killed process may take until it is gone, in seconds; not its own doing.
+_GONE_S = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
@@ -74,6 +77,8 @@ Change = Started | Died
 @dataclass(frozen=True, slots=True)
 class _Ended:
     code: int
+    left_killed: bool
+    """Whether a process that it left behind had to be killed."""
 
 
 class _StopAsked:
@@ -226,11 +231,12 @@ class Supervisor:
 
     def _watch(self, process: subprocess.Popen[bytes], alive: int) -> None:
         code = process.wait()
+        left_killed = False
         try:
-            _end_orphans(process.pid, alive, self._stop_s)
+            left_killed = _end_orphans(process.pid, alive, self._stop_s)
         finally:
             os.close(alive)
-            self._inbox.put(_Ended(code))
+            self._inbox.put(_Ended(code, left_killed))
 
     def _stop(self, child: _Child) -> int:
         # Only the command's first process: Dramatiq's passes the signal on to its workers.
@@ -241,7 +247,7 @@ class Supervisor:
             return self._kill(child)
         if isinstance(message, _StopAsked):
             return self._kill(child)
-        return _exit_status(message.code)
+        return KILLED if message.left_killed else _exit_status(message.code)
 
     def _kill(self, child: _Child) -> int:
         _signal_group(child.process.pid, signal.SIGKILL)
@@ -279,13 +285,17 @@ def _exit_status(code: int) -> int:
     return code if code > 0 else 128 - code
 
 
-def _end_orphans(group: int, alive: int, grace_s: float) -> None:
-    """End what the command left behind, as when its main process was killed alone."""
+def _end_orphans(group: int, alive: int, grace_s: float) -> bool:
+    """End what the command left behind, as when its main process was killed alone.
+
+    Returns whether it took SIGKILL.
+    """
     _signal_group(group, signal.SIGTERM)
     if _ended_within(alive, grace_s):
-        return
+        return False
     _signal_group(group, signal.SIGKILL)
-    _ended_within(alive, grace_s)
+    _ended_within(alive, _GONE_S)
+    return True
 
 
 def _ended_within(alive: int, timeout_s: float) -> bool:

@@ -211,6 +211,9 @@ class EmbeddedValkey:
                 # On a thread of its own, which Ctrl-C does not interrupt: once there is a
                 # server, we know it, and can end it.
                 with ThreadPoolExecutor(max_workers=1) as spawner:
+                    # The pool knows its thread, and waits for it at the end, only once it
+                    # has started; Ctrl-C until then finds nothing spawned.
+                    spawner.submit(int).result()
                     spawner.submit(self._spawn, configuration, owner, log).result()
                 _wait_until_it_answers(self._running(), port)
             except EmbeddedServerFailed as failure:

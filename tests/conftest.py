@@ -7,6 +7,7 @@ keys, because it has a namespace of its own. So nothing here flushes a database.
 from __future__ import annotations
 
 import os
+import signal
 
 # Dramatiq reads this once, at import: how long a consumer that met an error waits
 # before it starts again, in ms. Its default of 3 s only makes fault tests slower.
@@ -25,6 +26,10 @@ from broker.embedded import EmbeddedValkey
 from tests.contract.brokers import BrokerKind, build
 from tests.processes import CommandLine, Launcher
 from tests.servers import SERVER_KINDS, ServerKind, new_server
+
+# A script's background job is started with SIGINT ignored, and so would be every program
+# that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NewServer = Callable[..., EmbeddedValkey]
 NewBroker = Callable[..., Broker]

@@ -7,6 +7,7 @@ Under a server that forks its workers, do what `serve` does after the fork (guni
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from wsgiref.simple_server import make_server
@@ -37,10 +38,13 @@ def serve(port: int) -> None:
     telemetry = start_telemetry("web")
     application = OpenTelemetryMiddleware(WsgiCorrelation(greet))
     with make_server("127.0.0.1", port, application) as server:
+        # On another thread: within a request wsgiref takes Ctrl-C for the application's error.
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
         try:
-            server.serve_forever()
+            serving.join()
         except KeyboardInterrupt:
-            pass
+            server.shutdown()
         finally:
             telemetry.flush()
 

@@ -220,6 +220,7 @@ async def _write(writer: asyncio.StreamWriter, data: bytes, *, split: bool) -> N
 
 def _reset(connection: _Connection) -> None:
     made: socket.socket = connection.client.get_extra_info("socket")
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    if made.fileno() != -1:  # not closed already, by an earlier reset
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     connection.client.transport.abort()
     connection.server.transport.abort()
