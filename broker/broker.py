@@ -448,19 +448,21 @@ class StreamsBroker(Broker):
             self.draining.set()
         elif signal == "process_message":
             self._begin(*args)
-        for middleware, listener in self._signals.listeners(f"before_{signal}", self.middleware):
-            self._hooks.running += 1
-            try:
-                listener(self, *args, **kwargs)
-            except Refused:
-                args[0].fail()  # or it would count as done
-                raise
-            except MiddlewareError:
-                raise
-            except Exception:
-                self._swallowed(f"before_{signal}", middleware, args)
-            finally:
-                self._hooks.running -= 1
+        listeners = self._signals.listeners(f"before_{signal}", self.middleware)
+        self._hooks.running += 1
+        try:
+            for middleware, listener in listeners:
+                try:
+                    listener(self, *args, **kwargs)
+                except Refused:
+                    args[0].fail()  # or it would count as done
+                    raise
+                except MiddlewareError:
+                    raise
+                except Exception:
+                    self._swallowed(f"before_{signal}", middleware, args)
+        finally:
+            self._hooks.running -= 1
 
     def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
         if signal in ("process_message", "skip_message"):
@@ -470,14 +472,15 @@ class StreamsBroker(Broker):
         elif signal == "worker_shutdown":
             self._shut_down()  # first: the middleware sees the last settlements too
         listeners = self._signals.listeners(f"after_{signal}", self.middleware)
-        for middleware, listener in reversed(listeners):
-            self._hooks.running += 1
-            try:
-                listener(self, *args, **kwargs)
-            except Exception:
-                self._swallowed(f"after_{signal}", middleware, args)
-            finally:
-                self._hooks.running -= 1
+        self._hooks.running += 1
+        try:
+            for middleware, listener in reversed(listeners):
+                try:
+                    listener(self, *args, **kwargs)
+                except Exception:
+                    self._swallowed(f"after_{signal}", middleware, args)
+        finally:
+            self._hooks.running -= 1
 
     def _begin(self, delivery: Delivery) -> None:
         retries = delivery.options.get("retries")

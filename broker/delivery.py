@@ -45,6 +45,11 @@ class Delivery(MessageProxy):
 
     def __init__(self, message: Message[Any], lease: Lease) -> None:
         super().__init__(message)
+        # Read dozens of times a job; by the proxy's __getattr__ each costs a failed look-up first.
+        self.queue_name = message.queue_name
+        self.actor_name = message.actor_name
+        self.message_id = message.message_id
+        self.options = message.options
         self.lease = lease
         #: Decided when ack or nack asks for it, or before, by a retry for instance.
         self.outcome: Outcome | None = None

@@ -16,7 +16,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # seconds
 
 
 class Hooks(threading.local):
-    """How many hooks of middleware this thread is in.
+    """How many signals deep this thread is in hooks of middleware.
 
     What a hook sends, as the next step of a pipeline, finds room always: its error would be
     swallowed, and the message with it.

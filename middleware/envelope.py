@@ -7,7 +7,6 @@ by a random salt, so that no number of messages wears a key out.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -105,8 +104,8 @@ def _bound(envelope: Envelope, place: Place) -> bytes:
         place.message_id,
         str(place.timestamp),
     )
-    return _framed((envelope.header, *(part.encode() for part in parts)))
+    return _framed([envelope.header, *[part.encode() for part in parts]])
 
 
-def _framed(parts: Iterable[bytes]) -> bytes:
-    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+def _framed(parts: list[bytes]) -> bytes:
+    return b"".join([len(part).to_bytes(4, "big") + part for part in parts])
