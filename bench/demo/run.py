@@ -90,7 +90,6 @@ class Run:
             self._broker,
             self.evidence.storage,
             self.evidence.history,
-            lambda: self._mails.mails,
             lambda: self._workers.died_at_ms,
             partial(self._wait, at_most_s=FLOWS_S),
         )

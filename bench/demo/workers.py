@@ -74,7 +74,7 @@ def environment(
         "SMTP_PORT": str(smtp_port),
         "SMTP_FROM": "demo@example.org",
         "PUSH_GATEWAY_URL": push_url,
-        "DIGEST_PAUSE_MS": "1000",
+        "DIGEST_PAUSE_MS": "3000",
         JOURNAL_VARIABLE: str(folder / "journal.jsonl"),
     }
 
