@@ -24,7 +24,7 @@ _KEY_FIRST: Final = frozenset(
         *("HSET", "HSETNX", "HSTRLEN"),
         *("XACK", "XADD", "XAUTOCLAIM", "XCLAIM", "XDEL", "XLEN", "XPENDING", "XRANGE"),
         *("ZADD", "ZCARD", "ZCOUNT", "ZPOPMIN", "ZRANGE", "ZRANGEBYSCORE", "ZRANK", "ZREM"),
-        *("ZREMRANGEBYSCORE", "ZREVRANGEBYSCORE", "ZSCORE"),
+        *("ZREMRANGEBYSCORE", "ZREVRANGE", "ZREVRANGEBYSCORE", "ZSCORE"),
     }
 )
 #: The others, with the position of the key; -1 for none. XREADGROUP GROUP g c COUNT n STREAMS key.
