@@ -24,7 +24,6 @@
 --         due or 0, unix ms, holder of the slot or ""}
 -- Errors  none of its own
 -- Cost    O(log N), N scheduled or in line; when no slot is free also O(slots)
---@include clock
 --@include fields
 --@include wake
 --@include record
