@@ -9,6 +9,7 @@ from typing import Any
 
 from broker import entry
 from broker.facts import trace_id
+from broker.outbox import flow_of
 from broker.record_commands import Found
 
 
@@ -59,6 +60,8 @@ class JobRecord:
     trace_id: str | None
     #: Somebody wants it cancelled and its worker has not ended it yet.
     cancel_requested: bool
+    #: The flow that it is a step of; None for no flow.
+    flow_id: str | None = None
 
     @property
     def wait_ms(self) -> int | None:
@@ -102,6 +105,7 @@ def record_of(queue: str, id: str, found: Found) -> JobRecord | None:
         correlation_id=texts.get("correlation") or options.get("correlation_id"),
         trace_id=texts.get("trace") or trace_id(options.get("traceparent", "")) or None,
         cancel_requested="cancel" in texts and not state.final,
+        flow_id=flow_of(texts.get("flow", "")),
     )
 
 

@@ -65,3 +65,9 @@ class Place:
         if not tag.startswith(start) or not flow_id:
             raise ValueError(f"no place of a flow in namespace {namespace!r}: {text!r}")
         return cls(tag.removeprefix(start), flow_id, int(step), int(number))
+
+
+def flow_of(place: str) -> str | None:
+    """The id of the flow that the text of a place names; None for what is none."""
+    flow_id = place.partition("}:flow:")[2].rsplit("/", 2)[0]
+    return flow_id or None

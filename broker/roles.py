@@ -121,6 +121,7 @@ _READ: Final[tuple[_DirectAccess, ...]] = (
     (("hgetall",), ("tally",)),
     (("xread", "xrevrange", "xlen", "xinfo|stream"), ("events",)),
     (("hgetall", "hmget", "get", "xread"), ("flow:*",)),
+    (("zrange",), ("flows:deadlines",)),
     (("hget", "hmget", "hkeys", "zrevrange"), ("intake",)),
 )
 _WORK: Final[tuple[_DirectAccess, ...]] = (

@@ -26,6 +26,7 @@ from dashboard.pages.base import Pages
 from dashboard.pages.dead import DeadPages
 from dashboard.pages.enqueue import EnqueuePages
 from dashboard.pages.events import EventPages
+from dashboard.pages.flows import FlowPages
 from dashboard.pages.jobs import JobPages
 from dashboard.pages.overview import OverviewPages
 from dashboard.pages.queues import QueuePages
@@ -55,6 +56,7 @@ _PAGES: Final[tuple[type[Pages], ...]] = (
     EventPages,
     EnqueuePages,
     SearchPages,
+    FlowPages,
     SignInPages,
 )
 #: Their names of a queue's parts, and the states of ours that they show.
@@ -113,6 +115,7 @@ class Dashboard(DashboardApp):  # type: ignore[misc]  # theirs has no types
             ("", "Overview"),
             ("search", "Search"),
             ("schedules", "Schedules"),
+            ("flows", "Flows"),
             ("workers", "Workers"),
             ("events", "Events"),
             *([("enqueue", "New job")] if self.broker.actors else []),

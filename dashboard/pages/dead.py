@@ -12,7 +12,7 @@ from dashboard.tasks import Task
 from dashboard.web import BadRequest, Context, Done, PageRequest, action, page
 
 #: The newest letters that the page counts by kind.
-COUNTED: Final = 5_000
+COUNTED: Final = 3_000
 _FASTEST: Final = 100_000
 
 

@@ -13,6 +13,9 @@ import msgspec
 from dramatiq import Actor, Message
 
 from broker import StreamsBroker, current_job
+from middleware.flows import Flows
+from pipelines import flows
+from pipelines.flow import Flow
 from tests.conftest import StartWorker
 from tests.waiting import eventually, wait_for
 
@@ -49,6 +52,7 @@ class Scene:
     dead: Message[Any]
     waiting: Message[Any]
     running: Message[Any]
+    flow_id: str
     #: Run what waits on the queue of notifications.
     work: Callable[[], None]
     send: Actor[..., Any]
@@ -67,6 +71,14 @@ def played(
             raise MailRefused("550 no such user: nobody@example.com")
         if notification["type"] == "push":
             raise GatewayAway("the push gateway answered 503")
+
+    @dramatiq.actor(queue_name=FILES, max_retries=0)
+    def render(size: str, *_before: Any) -> str:
+        return f"cat-{size}.webp"
+
+    @dramatiq.actor(queue_name=FILES, max_retries=0)
+    def publish(_renditions: list[str]) -> None:
+        wait_for(go_on, "the scene to end")
 
     @dramatiq.actor(queue_name=FILES, max_retries=0)
     def process_file(path: str) -> None:
@@ -99,13 +111,24 @@ def played(
         send("in_app", delay=600_000 * (index + 1))
     waiting = [send("in_app") for _ in range(17)][-1]
     held = process_file.send("uploads/cat.png")
+    flow = Flow("renditions")
+    flow.step("scan", render.message("original"))
+    flow.parallel("resize", [render.message(size) for size in ("s", "m", "l")], after="scan")
+    flow.step("watermark", render.message("mark"), after="scan")
+    flow.step("publish", publish.message_with_options(), after=["resize", "watermark"])
+    broker.add_middleware(Flows())
+    flow_id = flows.start(flow, broker=broker)
     start_worker(broker, threads=2, queues={FILES})
     wait_for(running, "the file to be processed")
+    eventually(
+        lambda: flows.get(flow_id, broker=broker),
+        lambda found: found is not None and found.step("publish").state == "running",
+    )
     schedules = broker.inspector.schedules
     schedules.add("digest", "send_notification", "0 7 * * *", timezone="Europe/Berlin")
     schedules.add("clean-up", "process_file", "*/15 * * * *", args=("uploads",), overlap="skip")
     look()
     try:
-        yield Scene(dead, waiting, held, work, send_notification)
+        yield Scene(dead, waiting, held, flow_id, work, send_notification)
     finally:
         go_on.set()

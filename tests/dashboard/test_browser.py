@@ -79,6 +79,8 @@ def _paths(scene: Scene) -> dict[str, str]:
         "job": f"/queues/{MAIL}/job?id={scene.dead.message_id}",
         "dead": f"/queues/{MAIL}/dead",
         "schedules": "/schedules",
+        "flows": "/flows",
+        "flow": f"/flow?id={scene.flow_id}",
         "workers": "/workers",
         "events": "/events",
         "search": "/search?by=correlation&for=signup",
@@ -145,11 +147,13 @@ def test_an_operator_redrives_and_deletes_by_filter_and_sees_how_far_it_is(
 def test_a_schedule_is_run_and_a_job_enqueued(
     page: Page, broker: StreamsBroker, scene: Scene
 ) -> None:
+    info = broker.inspector.queue(FILES)
     page.goto("/schedules")
     row = page.get_by_role("row").filter(has_text="clean-up")
     row.get_by_role("button", name="Run now").click()
     expect(page.get_by_text("process_file").first).to_be_visible()
-    assert broker.inspector.queue(FILES).ready + broker.inspector.queue(FILES).in_flight == 2
+    after = broker.inspector.queue(FILES)
+    assert after.ready + after.in_flight == info.ready + info.in_flight + 1
 
     page.goto("/enqueue")
     page.get_by_label("Actor").select_option("send_notification")

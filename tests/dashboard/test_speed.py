@@ -54,6 +54,7 @@ PAGES = {
     "/search?by=id&for=nobody": 10,
     "/schedules": 10,
     "/workers": 60,
+    "/flows": 60,
     "/events": 10,
     "/enqueue?actor=send": 5,
 }
