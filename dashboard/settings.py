@@ -82,7 +82,7 @@ class DashboardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
         """
         environ = os.environ if environ is None else environ
         made = build(
-            cls, from_environment(environ, _VARIABLES), names=_NAMES, secret=("users", "secret")
+            cls, from_environment(environ, VARIABLES), names=_NAMES, secret=("users", "secret")
         )
         if made.secret is not None and len(made.secret.reveal()) < _LEAST_SECRET:
             rule = f"must have at least {_LEAST_SECRET} characters"
@@ -136,7 +136,8 @@ def _truth(text: str) -> bool:
     return text.lower() == "true"
 
 
-_VARIABLES: Final = (
+#: Every one that is read.
+VARIABLES: Final = (
     Variable("HEADRACE_DASHBOARD_HOST", "host"),
     Variable("HEADRACE_DASHBOARD_PORT", "port", int),
     Variable("HEADRACE_DASHBOARD_PREFIX", "prefix"),
@@ -149,4 +150,4 @@ _VARIABLES: Final = (
     Variable("HEADRACE_DASHBOARD_HTTPS", "https", _truth),
     Variable("HEADRACE_DASHBOARD_GRAFANA", "links.grafana"),
 )
-_NAMES: Final = {variable.field: variable.name for variable in _VARIABLES}
+_NAMES: Final = {variable.field: variable.name for variable in VARIABLES}

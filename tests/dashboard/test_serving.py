@@ -1,0 +1,126 @@
+"""The dashboard as a process of its own, and what its page in the docs says."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+from typing import Any
+
+import dramatiq
+import httpx
+import pytest
+
+from broker import StreamsBroker
+from broker.embedded import EmbeddedValkey
+from dashboard import Access, Dashboard, passwords
+from dashboard.settings import VARIABLES
+from tests.dashboard.browser import Browser
+from tests.processes import ROOT
+
+PAGE = (ROOT / "docs" / "dashboard.md").read_text("utf-8")
+
+
+def _started(*arguments: str, **environ: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "dashboard", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environ},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_it_serves_until_an_interrupt_and_notes_what_is_done(
+    valkey_server: EmbeddedValkey, broker: StreamsBroker, namespace: str
+) -> None:
+    broker.enqueue(dramatiq.Message("mail", "send", (), {}, {}))
+    process = _started(
+        REDIS_URL=valkey_server.url, QUEUE_PREFIX=namespace, HEADRACE_DASHBOARD_PORT="0"
+    )
+    try:
+        assert process.stderr is not None
+        found = re.search(r"http://\S+", process.stderr.readline())
+        assert found is not None
+        with httpx.Client(base_url=found[0]) as client:
+            page = client.get("/queues/mail/jobs")
+            assert page.status_code == 200
+            assert "server" not in page.headers
+            token = re.search(r'name="__dd_csrf" value="(\w+)"', page.text)
+            assert token is not None
+            answer = client.post(
+                "/actions/pause",
+                data={"__dd_csrf": token[1], "queue": "mail"},
+                headers={"sec-fetch-site": "same-origin"},
+            )
+            assert answer.status_code == 302
+            assert client.post("/", content=b"x" * 1_200_000).status_code == 413
+        assert broker.inspector.queue("mail").paused
+        process.send_signal(signal.SIGINT)
+        _, log = process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert '"action": "pause"' in log
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("HEADRACE_DASHBOARD_HOST", "0.0.0.0", "loopback"),  # noqa: S104
+        ("HEADRACE_DASHBOARD_USERS", "olga:operator:secret", "is no hash"),
+    ],
+)
+def test_it_refuses_to_start(variable: str, value: str, told: str) -> None:
+    process = _started(**{variable: value, "REDIS_URL": "redis://127.0.0.1:1"})
+    _, log = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert variable in log
+    assert told in log
+    assert "secret" not in log
+    assert "Traceback" not in log
+
+
+def test_a_password_is_hashed_for_the_users_file() -> None:
+    process = _started("hash-password")
+    out, _ = process.communicate("correct horse\n", timeout=20)
+    assert passwords.matches("correct horse", out.strip())
+    assert not passwords.matches("wrong", out.strip())
+    assert "correct horse" not in out
+
+
+def test_it_says_so_when_the_server_is_away() -> None:
+    broker = StreamsBroker(url="redis://127.0.0.1:1", middleware=[])
+    browser = Browser(Dashboard(broker, access=Access.open_to_this_machine()))
+    answer = browser.get("/")
+    assert answer.status_code == 503
+    assert "The server can&#39;t be asked now" in answer.text
+    assert browser.get("/static/headrace.css").status_code == 200
+
+
+def test_the_page_lists_every_variable() -> None:
+    listed = set(re.findall(r"^\| `(HEADRACE_DASHBOARD_\w+)`", PAGE, re.MULTILINE))
+    assert listed == {variable.name for variable in VARIABLES}
+
+
+def test_the_pages_example_of_mounting_works(broker: StreamsBroker) -> None:
+    (source,) = re.findall(r"^```python\n# wsgi\.py\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(source, "wsgi.py", "exec"), names)  # noqa: S102  # the page's own example
+    browser = Browser(names["application"])
+    assert browser.get("/").text == "the application\n"
+    assert browser.get("/jobs/").status_code == 401
+
+
+def test_the_packages_data_has_every_template_and_asset() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["dashboard"]
+    folder = ROOT / "dashboard"
+    packed = {path for pattern in patterns for path in folder.glob(pattern)}
+    assert packed >= {*folder.glob("templates/*"), *folder.glob("static/*")}
