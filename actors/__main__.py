@@ -37,6 +37,7 @@ from broker.embedded import EmbeddedValkey
 
 FOLDER: Final = Path(".headrace")
 USUAL_PORT: Final = 6379
+USUAL_DASHBOARD_PORT: Final = 8000
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: Dramatiq's RET_IMPORT and RET_PIDFILE: another start would end the same way.
 HOPELESS: Final = frozenset({2, 4})
@@ -80,14 +81,26 @@ def _run(arguments: argparse.Namespace, environ: dict[str, str]) -> int:
         threads=arguments.threads,
         arguments=arguments.dramatiq,
     )
-    team = Team(
+    supervisors = [
         Supervisor(
             workers, environ=environ, give_up_on=HOPELESS, on_change=partial(_report, "workers")
         ),
         Supervisor(
             periodiq_command("actors"), environ=environ, on_change=partial(_report, "scheduler")
         ),
-    )
+    ]
+    if arguments.dashboard:
+        if not _is_free(USUAL_DASHBOARD_PORT):
+            environ.setdefault("HEADRACE_DASHBOARD_PORT", "0")
+        supervisors.append(
+            Supervisor(
+                [sys.executable, "-m", "dashboard", "--app", "actors"],
+                environ=environ,
+                give_up_on=HOPELESS,
+                on_change=partial(_report, "dashboard"),
+            )
+        )
+    team = Team(*supervisors)
     for number in SIGNALS:
         signal.signal(number, lambda *_: team.stop())
     try:
@@ -127,13 +140,17 @@ def _owned(folder: Path) -> Iterator[None]:
 
 def _usual_port() -> int | None:
     """The port that the settings' default names, so that producers need none; None: not free."""
+    return USUAL_PORT if _is_free(USUAL_PORT) else None
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", USUAL_PORT))
+            probe.bind(("127.0.0.1", port))
         except OSError:
-            return None
-    return USUAL_PORT
+            return False
+    return True
 
 
 def _report(what: str, change: Change) -> None:
@@ -161,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, default=FOLDER, help="the embedded server's folder")
     parser.add_argument("--processes", type=_count, help="worker processes; default: one a CPU")
     parser.add_argument("--threads", type=_count, help="threads a process; default: Dramatiq's")
+    parser.add_argument("--dashboard", action="store_true", help="serve the dashboard as well")
     parser.add_argument("dramatiq", nargs="*", help="arguments for dramatiq, after --")
     return parser
 

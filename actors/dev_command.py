@@ -18,8 +18,9 @@ def dev(
     data: Annotated[Path, typer.Option(help="The embedded server's folder.")] = FOLDER,
     processes: Annotated[int | None, typer.Option(min=1, help="Worker processes.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of each.")] = None,
+    dashboard: Annotated[bool, typer.Option(help="Serve the dashboard as well.")] = True,
 ) -> None:
-    """Run a server, workers and a scheduler until Ctrl-C, as `make run`.
+    """Run a server, workers, a scheduler and the dashboard until Ctrl-C.
 
     With REDIS_URL or REDIS_HOST set it uses that server instead of the embedded one.
     """
@@ -28,4 +29,6 @@ def dev(
         arguments.append(f"--processes={processes}")
     if threads is not None:
         arguments.append(f"--threads={threads}")
+    if dashboard:
+        arguments.append("--dashboard")
     raise typer.Exit(run(arguments))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 import sys
 from typing import Any, Final
@@ -82,9 +83,10 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def serve(broker: StreamsBroker, settings: DashboardSettings) -> None:
-    """Serve in the foreground until an interrupt. Raises as :class:`Server`."""
+    """Serve in the foreground until SIGINT or SIGTERM. Raises as :class:`Server`."""
     log_to_stderr()
     server = Server(broker, settings)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.stderr.write(f"dashboard: {server.url}\n")
     try:
         server.run()

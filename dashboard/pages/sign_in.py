@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from dramatiq_dashboard.csrf import csrf_protect
 from dramatiq_dashboard.http import Response, handler, make_response, redirect
 
@@ -56,5 +58,8 @@ class SignInPages(Pages):
 
 
 def _ours(path: str) -> str:
-    """The path, if it is one of ours: //other.example would be another site's."""
-    return path if path.startswith("/") and path[1:2] not in ("/", "\\") else "/"
+    """The path, if it is one of ours: //other.example would be another site's.
+
+    It is escaped: browsers pass over tabs and line ends, and take a backslash for a slash.
+    """
+    return f"/{quote(path[1:], errors='surrogateescape').lstrip('/')}" if path[:1] == "/" else "/"

@@ -215,14 +215,24 @@ def test_signing_in_and_out_makes_another_session_each_time(guarded: Dashboard) 
     assert browser.get("/").status_code == 302
 
 
-@pytest.mark.parametrize("path", ["//evil.example/", "/\\evil.example", "https://evil.example"])
-def test_a_sign_in_leads_to_no_other_site(guarded: Dashboard, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "leads_to"),
+    [
+        ("/queues/mail/jobs", "/queues/mail/jobs"),
+        ("//evil.example", "/evil.example"),
+        ("/\\evil.example", "/%5Cevil.example"),
+        ("/\t/evil.example", "/%09/evil.example"),
+        ("/\r\nSet-Cookie: a=b", "/%0D%0ASet-Cookie%3A%20a%3Db"),
+        ("https://evil.example", "/"),
+    ],
+)
+def test_a_sign_in_leads_to_no_other_site(guarded: Dashboard, path: str, leads_to: str) -> None:
     browser = Browser(guarded)
     fields = browser.form("/sign-in", "") | {"name": "olga", "password": PASSWORD}
     answer = browser.client.post(
         "/sign-in", params={"next": path}, data=fields, headers=SAME_ORIGIN
     )
-    assert answer.headers["location"] == "/"
+    assert answer.headers["location"] == leads_to
 
 
 def test_a_form_that_is_too_long_is_refused(browser: Browser) -> None:

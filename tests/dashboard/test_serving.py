@@ -70,6 +70,36 @@ def test_it_serves_until_an_interrupt_and_notes_what_is_done(
         process.communicate()
 
 
+def test_the_development_command_serves_it_beside_the_workers(
+    valkey_server: EmbeddedValkey, broker: StreamsBroker, namespace: str
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "broker.cli.main", "dev", "--processes=1", "--threads=1"],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "REDIS_URL": valkey_server.url,
+            "QUEUE_PREFIX": namespace,
+            "HEADRACE_DASHBOARD_PORT": "0",
+        },
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if found := re.search(r"dashboard: (http://\S+)", line):
+                break
+        assert found is not None
+        assert "New job" in httpx.get(found[1]).text
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+        assert process.returncode == 0
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "told"),
     [
