@@ -16,6 +16,7 @@ from broker.commands import Fetched, Handed
 from broker.delivery import Delivery, Lease
 from broker.direct import pipeline
 from broker.errors import translated
+from broker.flow_step import OPTION
 from broker.keys import GROUP
 from broker.outcome import Bury, Release
 from broker.sealing import NotOpened, Replayed, Unauthenticated, Undecryptable
@@ -192,7 +193,10 @@ class StreamsConsumer(Consumer):
         except (Undecryptable, DecodeError, ValueError) as error:
             self._bury(handed, handed.field(b"id"), error)
         else:
-            return Delivery(message, handed.lease)
+            delivery = Delivery(message, handed.lease)
+            if OPTION in message.options:
+                delivery.given = handed.field(b"given")
+            return delivery
         return None
 
     def _bury(self, handed: Handed, message_id: bytes, error: Exception) -> None:

@@ -57,6 +57,8 @@ class Delivery(MessageProxy):
         self.reason: evidence.Reason | None = None
         #: The actor or a middleware enqueued a copy of this message under its own id.
         self.requeued = False
+        #: What its flow has sent with it, packed; empty for nothing.
+        self.given = b""
         #: What its flow said when it was taken; None for a message of none.
         self.begun: Begun | None = None
         #: What it returned, for its flow; JSON, empty for None.

@@ -228,7 +228,10 @@ class FlowCommands:
 
     def wait(self, home: str, flow_id: str, timeout_ms: int) -> None:
         """Block until the flow has ended, or so long."""
-        key = f"{self.keys(home).flow_prefix}{flow_id}:over"
+        prefix = self.keys(home).flow_prefix
+        if not self._run("await_flow", (prefix,), flow_id):
+            return
+        key = f"{prefix}{flow_id}:over"
         block_ms = min(timeout_ms, _LONGEST_BLOCK_MS)
         with translated():
             client = clients.derive(self._client, socket_timeout=block_ms / 1000 + 5)

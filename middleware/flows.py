@@ -44,7 +44,8 @@ class Flows(Middleware):
         """
         by_home: dict[str, list[tuple[Delivery, Beginning]]] = defaultdict(list)
         for delivery in deliveries:
-            if OPTION in delivery.options:
+            delivery.begun = _sent_along(delivery)
+            if OPTION in delivery.options and delivery.begun is None:
                 with suppress(Refused):
                     step, place = _read(broker, delivery)
                     by_home[place.home].append((delivery, _beginning(step, place)))
@@ -122,6 +123,14 @@ def _results(
         ]
     except NotOpened as error:
         raise Refused(error.reason, f"flow {place.flow_id!r}, a step before: {error}") from error
+
+
+def _sent_along(delivery: Delivery) -> Begun | None:
+    """What its flow has said beforehand; not of one that came back, whose flow may have ended."""
+    if not delivery.given or delivery.options.get("redrives"):
+        return None
+    results = [each or None for each in entry.unpack(delivery.given)]
+    return Begun("running", may_run=True, ms_left=None, results=results)
 
 
 def _beginning(step: FlowStep, place: Place) -> Beginning:

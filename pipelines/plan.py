@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 from dramatiq import Message
@@ -14,6 +14,8 @@ from broker.flow_step import OPTION, FlowStep, Source
 from pipelines.flow import Flow, Step
 
 Kind: TypeAlias = Literal["step", "undo", "hook"]
+#: Of so many results none has to be asked for.
+MOST_GIVEN: Final = 8
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -50,9 +52,17 @@ class Numbered:
                 "needs": self.needs,
                 "policy": self.policy,
                 "undo": self.undo,
+                **self._given(),
                 "queues": sorted({message.queue_name for message in self.messages}),
             }
         )
+
+    def _given(self) -> dict[str, list[int]]:
+        """The messages whose results its own are given, if they are few."""
+        spans = [(each, 1) if isinstance(each, int) else each for each in self.takes]
+        if self.kind != "step" or sum(count for _, count in spans) > MOST_GIVEN:
+            return {}
+        return {"given": [first + n for first, count in spans for n in range(count)]}
 
 
 class Plan:

@@ -33,7 +33,7 @@ class StepRecord:
     done: int
     failed: int
     released_at: int | None
-    #: When the first of its messages began.
+    #: When the first of its messages began; of a running step perhaps not known yet.
     started_at: int | None
     ended_at: int | None
     #: Of the messages that have failed, by their numbers in the flow.

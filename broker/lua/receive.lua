@@ -17,7 +17,7 @@
 --@include record
 --@include make_ready
 local keys = {
-  scheduled = KEYS[1], messages = KEYS[2],
+  scheduled = KEYS[1], messages = KEYS[2], guarded = true,
   job_prefix = KEYS[3], events = KEYS[4],
   ready = function(level)
     level = math.min(level, #KEYS - 7)

@@ -64,10 +64,10 @@ local flows = {
 }
 
 -- A flow whose state lies in this slot goes on at once.
-local function go_on(place, state, result, error)
+local function go_on(place, state, result, error, facts)
   local flow, number, message = place_here(flows, place)
   if flow then
-    advance(flows, flow, number, message, state, result, error)
+    advance(flows, flow, number, message, state, result, error, facts and field(facts, "started"))
   else
     tell_flow(flows, place, state, result, error)
   end
@@ -87,14 +87,14 @@ end
 
 function outcomes.done(s)
   if s[6] ~= "" then
-    go_on(finish(as_completed, s[6], "completed", now, kept ~= 0 and s[8], "", "", begun(s)), "completed", s[10], "")
+    go_on(finish(as_completed, s[6], "completed", now, kept ~= 0 and s[8], "", "", begun(s)), "completed", s[10], "", s[8])
     completed = completed + 1
   end
   remove(s)
 end
 
 function outcomes.cancel(s)
-  go_on(finish(as_cancelled, s[6], "cancelled", now, s[8], "", "", begun(s)), "cancelled", "", "cancelled")
+  go_on(finish(as_cancelled, s[6], "cancelled", now, s[8], "", "", begun(s)), "cancelled", "", "cancelled", s[8])
   remove(s)
 end
 
@@ -187,7 +187,7 @@ function outcomes.bury(s)
       tell_begun(s)
       tell(KEYS[9], "failed", s[6], s[8][2], "", s[9])
     end
-    go_on(finish(as_dead, s[6], "dead", now, s[8], s[10], s[11]), "dead", "", s[11])
+    go_on(finish(as_dead, s[6], "dead", now, s[8], s[10], s[11]), "dead", "", s[11], s[8])
   end
   if found and #s[15] > 0 then
     redis.call("HSETNX", job_prefix .. field(s[15], "id"), "token", "notice")  -- it is no replay

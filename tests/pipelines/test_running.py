@@ -219,7 +219,8 @@ def test_a_result_that_cant_be_handed_on_is_a_failure(
 def test_a_step_of_a_forgotten_flow_is_buried(
     broker: StreamsBroker, steps: Steps, start_worker: StartWorker
 ) -> None:
-    flow_id = flows.start(chain("gone", steps.message(steps.note)))
+    # It asks for its flow, since that has a time limit.
+    flow_id = flows.start(chain("gone", steps.message(steps.note), time_limit=60_000))
     broker.client.delete(broker.flows.keys("home").flow_prefix + flow_id)
     start_worker(broker)
     broker.join("home", timeout=TIMEOUT_MS)

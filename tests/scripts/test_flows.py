@@ -435,3 +435,19 @@ def test_a_flow_that_cant_go_on_is_not_taken_up(start: Start, why: str) -> None:
     assert started.commands.reopen(started.place(1)) == (False, [])
     started.end(1)
     assert started.commands.find("home", started.plan.id) == before
+
+
+def test_what_a_step_is_given_goes_with_it_when_it_is_little(start: Start) -> None:
+    flow = start(chain("c", [message(), message()], message("b"), message("c")))
+    flow.end(0, result="1")
+    flow.end(1)
+    flow.end(2, result='"' + 5_000 * "x" + '"')
+    entries = flow.client.xrange(flow.commands.keys("home").ready[0])
+    given = [fields.get(b"given") for _, fields in entries]
+    assert given == [entry.pack_array(each) for each in ((), (), ("1", ""))] + [None]
+
+
+def test_of_a_flow_with_a_time_limit_each_step_asks(start: Start) -> None:
+    flow = start(chain("c", message(), time_limit=60_000))
+    ((_, fields),) = flow.client.xrange(flow.commands.keys("home").ready[0])
+    assert b"given" not in fields

@@ -12,6 +12,8 @@ local SENT_A_LETTER = 100
 local WRITTEN_A_CALL = 2000
 local KEPT_MS = { completed = 86400000, failed = 604800000, cancelled = 604800000, timed_out = 604800000 }
 local PARTS = { "", ":messages", ":ended", ":results", ":failed", ":undo", ":over" }
+-- What a message is given goes with it when it is little: then its worker asks for nothing.
+local GIVEN_BYTES = 4096
 
 local function part(keys, flow, name)
   return keys.flow_prefix .. flow.id .. name
@@ -20,7 +22,7 @@ end
 local function flow_of(keys, id)
   keys.flows = keys.flows or {}
   if not keys.flows[id] then
-    keys.flows[id] = { id = id, steps = {}, got = {}, changed = {}, results = {} }
+    keys.flows[id] = { id = id, steps = {}, got = {}, changed = {}, results = {}, kept = {} }
   end
   return keys.flows[id]
 end
@@ -108,8 +110,9 @@ local function step_of(keys, flow, number)
 end
 
 -- Send messages that wait: into this queue at once where that is possible, else by letters.
--- `again` counts the rounds of messages that are kept, for their ids.
-local function send(keys, flow, first, count, again)
+-- `again` counts the rounds of messages that are kept, for their ids; `given` goes with those that
+-- are made ready here.
+local function send(keys, flow, first, count, again, given)
   local messages, names, parcels = part(keys, flow, ":messages"), {}, {}
   for n = first, first + count - 1 do
     names[#names + 1] = n
@@ -123,7 +126,7 @@ local function send(keys, flow, first, count, again)
         packed = cmsgpack.pack(message)
       end
       if message[2] == "" and message[5] == 0 and keys.ready then
-        keys.added = keys.added + make_ready(keys, message)
+        keys.added = keys.added + make_ready(keys, message, false, given)
       else
         local parcel = parcels[message[2]] or {}
         parcels[message[2]] = parcel
@@ -143,6 +146,20 @@ local function send(keys, flow, first, count, again)
   end
 end
 
+-- Packed results of those that the step comes after; false when they have to be asked for, and for a
+-- flow with a time limit, which whoever begins a step looks at.
+local function given_to(keys, flow, step)
+  if not step.given or get(keys, flow, "deadline") then
+    return false
+  end
+  local values, bytes = {}, 0
+  for i, message in ipairs(step.given) do
+    values[i] = flow.kept[message] or redis.call("HGET", part(keys, flow, ":results"), message) or ""
+    bytes = bytes + #values[i]
+  end
+  return bytes <= GIVEN_BYTES and cmsgpack.pack(values)
+end
+
 local function release(keys, flow, number)
   local step = step_of(keys, flow, number)
   put(flow, number .. ":state", "running")
@@ -150,7 +167,7 @@ local function release(keys, flow, number)
   put(flow, number .. ":left", string.format("%d", step.size))
   add(keys, flow, "open", step.size)
   if step.size <= SENT_AT_ONCE then
-    send(keys, flow, step.first, step.size)
+    send(keys, flow, step.first, step.size, nil, given_to(keys, flow, step))
   else
     post(keys, "release", flow.id, tostring(number))
   end
@@ -220,7 +237,9 @@ local function conclude(keys, flow)
   put(flow, "state", final)
   put(flow, "finished", now_text())
   tell_hooks(keys, flow, final)
-  redis.call("XADD", part(keys, flow, ":over"), "MAXLEN", 1, "*", "state", final)
+  if get(keys, flow, "awaited") then
+    redis.call("XADD", part(keys, flow, ":over"), "MAXLEN", 1, "*", "state", final)
+  end
   write_flow(keys, flow)
   for _, name in ipairs(PARTS) do
     redis.call("PEXPIRE", part(keys, flow, name), KEPT_MS[final])
@@ -306,6 +325,7 @@ local function note_success(keys, flow, number, step, message, result)
   if result ~= "" and step.kind == "step" then
     flow.results[#flow.results + 1] = message
     flow.results[#flow.results + 1] = result
+    flow.kept[message] = result
   end
   add(keys, flow, number .. ":done", 1)
   if step.undo > 0 then
@@ -321,10 +341,11 @@ local function note_end(keys, flow, number)
 end
 
 -- A message of the flow has ended, as completed or otherwise: count it once, however often it is told.
-local function advance(keys, flow, number, message, state, result, error)
+-- `started`, unix ms, is when its run began, if that is known.
+local function advance(keys, flow, number, message, state, result, error, started)
   want(keys, flow, {
     tostring(number), "state", "open", "left", number .. ":left", number .. ":done", number .. ":failed",
-    number .. ":dropped", number .. ":told",
+    number .. ":dropped", number .. ":told", number .. ":started", "deadline", "awaited", "reason",
   })
   local step, ended = step_of(keys, flow, number), part(keys, flow, ":ended")
   if not step then
@@ -335,6 +356,9 @@ local function advance(keys, flow, number, message, state, result, error)
       return
     end
     redis.call("SETBIT", ended, message, 1)
+  end
+  if started and not get(keys, flow, number .. ":started") then
+    put(flow, number .. ":started", started)
   end
   if state == "completed" then
     note_success(keys, flow, number, step, message, result)

@@ -1,10 +1,12 @@
--- Make a flow's message ready in this queue; one that is known is passed over. Returns how many it made.
+-- Make a flow's message ready in this queue. Returns how many it made: one that is known is passed over
+-- where `keys.guarded` says that it may be told of twice.
 -- `message` is {its place in the flow, queue, id, level, delay, recorded, {field, value, ...}}; with
--- `due`, unix ms, it is put aside until then instead. `keys` has job_prefix, events and ready, which
--- gives a level's stream and the level itself, or scheduled and messages. Needs tell and field.
-local function make_ready(keys, message, due)
+-- `due`, unix ms, it is put aside until then instead. `given`, packed results, goes with it.
+-- `keys` has job_prefix, events and ready, which gives a level's stream and the level itself, or
+-- scheduled and messages. Needs tell and field.
+local function make_ready(keys, message, due, given)
   local record, id, fields, entry = keys.job_prefix .. message[3], message[3], message[7], ""
-  if redis.call("HSETNX", record, "token", "flow") == 0 then
+  if keys.guarded and redis.call("EXISTS", record) == 1 then
     return 0
   end
   local actor = field(fields, "actor")
@@ -15,16 +17,22 @@ local function make_ready(keys, message, due)
     end
     redis.call("HSET", keys.messages, id, cmsgpack.pack(fields))
     redis.call("ZADD", keys.scheduled, due, id)
-    redis.call("HSET", record, "due", string.format("%d", due))
   else
+    if given then
+      fields[#fields + 1] = "given"
+      fields[#fields + 1] = given
+    end
     local stream, level = keys.ready(message[4])
     entry = level .. ":" .. redis.call("XADD", stream, "*", unpack(fields))
   end
   if message[6] then
-    redis.call("HSET", record, "flow", message[1], "entry", entry)
+    redis.call("HSET", record, "token", "flow", "flow", message[1], "entry", entry)
     tell(keys.events, due and "scheduled" or "queued", id, actor)
   else
-    redis.call("HSET", record, "flow", message[1])
+    redis.call("HSET", record, "token", "flow", "flow", message[1])
+  end
+  if due then
+    redis.call("HSET", record, "due", string.format("%d", due))
   end
   return 1
 end
