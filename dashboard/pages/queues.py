@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import cast
 
+from dramatiq_dashboard.http import Response, redirect
+
 from broker.job_record import State
 from broker.limits import QueueLimit
 from broker.search import By
@@ -22,8 +24,12 @@ class QueuePages(Pages):
         ]
 
     @page("queue.html")
-    def queue(self, request: PageRequest, *, queue: str) -> Context:
+    def queue(self, request: PageRequest, *, queue: str) -> Context | Response:
         self.known(queue)
+        if asked(request, "by") == "id":
+            id = asked(request, "for")
+            response: Response = redirect(self.app.uri("queues", queue, "job", params={"id": id}))
+            return response
         state = _state(asked(request, "state") or State.QUEUED.value)
         after, by, text = (asked(request, name) for name in ("after", "by", "for"))
         wanted = {} if by is None or text is None else {"by": by, "for": text}

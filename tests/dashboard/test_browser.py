@@ -188,7 +188,7 @@ def test_the_keyboard_is_enough(page: Page, scene: Scene) -> None:
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_contain_text("queue")
     page.keyboard.press("/")
-    expect(page.get_by_label("that contains")).to_be_focused()
+    expect(page.get_by_label("that is, or contains")).to_be_focused()
     page.keyboard.type("send_notification")
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile("for=send_notification"))

@@ -157,6 +157,8 @@ def test_jobs_are_found_in_all_queues_and_states(
         assert both == [message]
     found = browser.page("/queues/mail/jobs?state=queued&by=correlation&for=chain-7")
     assert waiting.message_id in found
+    path = f"/queues/mail/jobs?by=id&for={waiting.message_id}"
+    assert waiting.message_id in browser.page(browser.get(path).headers["location"])
     assert browser.get("/search?by=colour&for=red").status_code == 400
 
 
