@@ -32,6 +32,9 @@ SCREENSHOTS = "HEADRACE_SCREENSHOTS"
 PICTURES = ROOT / "docs" / "dashboard"
 PHONE = {"width": 390, "height": 844}
 
+# Only a failure takes this long.
+expect.set_options(timeout=15_000)
+
 Site = tuple[Server, str]
 
 
