@@ -36,7 +36,7 @@ class SignInPages(Pages):
             response.add_header("Retry-After", f"{error.wait_s:.0f}")
             return response
         self._let_in(request, user)
-        return redirect(self.app.prefix + _ours(request.params.get("next", "/")))
+        return redirect(self.app.prefix + within(request.params.get("next", "/")))
 
     def _let_in(self, request: PageRequest, user: User) -> None:
         request.user = user
@@ -57,8 +57,8 @@ class SignInPages(Pages):
         return redirect(self.app.uri("sign-in"))
 
 
-def _ours(path: str) -> str:
-    """The path, if it is one of ours: //other.example would be another site's.
+def within(path: str) -> str:
+    """The path as the rest of an address of this site: //other.example would be another site's.
 
     It is escaped: browsers pass over tabs and line ends, and take a backslash for a slash.
     """

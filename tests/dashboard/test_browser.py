@@ -234,6 +234,7 @@ def test_every_page_is_accessible_and_fits_a_phone(
         assert wide <= PHONE["width"], name
 
 
+@pytest.mark.slow
 def test_the_pictures_of_the_docs_are_of_every_page(
     page: Page, scene: Scene, tmp_path: Path
 ) -> None:

@@ -70,6 +70,7 @@ def test_it_serves_until_an_interrupt_and_notes_what_is_done(
         process.communicate()
 
 
+@pytest.mark.slow
 def test_the_development_command_serves_it_beside_the_workers(
     valkey_server: EmbeddedValkey, broker: StreamsBroker, namespace: str
 ) -> None:
@@ -137,6 +138,13 @@ def test_it_says_so_when_the_server_is_away() -> None:
 def test_the_page_lists_every_variable() -> None:
     listed = set(re.findall(r"^\| `(HEADRACE_DASHBOARD_\w+)`", PAGE, re.MULTILINE))
     assert listed == {variable.name for variable in VARIABLES}
+
+
+def test_the_page_has_its_pictures_and_they_are_small() -> None:
+    shown = set(re.findall(r"\(dashboard/(\w+\.png)\)", PAGE))
+    kept = {file.name: file.stat().st_size for file in (ROOT / "docs" / "dashboard").iterdir()}
+    assert shown == kept.keys()
+    assert max(kept.values()) < 100_000
 
 
 def test_the_pages_example_of_mounting_works(broker: StreamsBroker) -> None:
