@@ -60,6 +60,7 @@ def joins(run: Run) -> list[Figure]:
     seconds, sizes, plain = [], [], []
     for _ in range(run.size.rounds):
         plain.append(_bytes_a_job(run, branches))
+        _fill(run, OURS, run.namespace(), _begin_join, 1, branches)  # what a first one takes
         before = used(run)
         namespace = run.namespace()
         _fill(run, OURS, namespace, _begin_join, 1, branches)

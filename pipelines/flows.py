@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
+from secrets import token_hex
 from typing import Any
-from uuid import uuid4
 
 import dramatiq
 import msgspec
@@ -60,7 +60,7 @@ def start(flow: Flow, *, broker: StreamsBroker | None = None) -> str:
         raise InvalidFlow("steps", 0, "must be at least one")
     broker = _broker(broker)
     home = home_of(flow)
-    plan = Plan(flow, f"{home}.{uuid4().hex}")
+    plan = Plan(flow, f"{home}.{token_hex(8)}")
     messages = list(plan.messages(broker.flows.keys(home).flow_prefix + plan.id))
     correlation = current_correlation_id() or plan.id
     for message in messages:
