@@ -35,7 +35,7 @@ from dashboard.pages.search import SearchPages
 from dashboard.pages.sign_in import SignInPages
 from dashboard.pages.workers import WorkerPages
 from dashboard.sampler import Sampler
-from dashboard.sessions import Sessions
+from dashboard.sessions import Session, Sessions
 from dashboard.settings import Links
 from dashboard.tasks import Tasks
 from dashboard.web import BadRequest, PageRequest, key
@@ -199,6 +199,11 @@ class Dashboard(DashboardApp):  # type: ignore[misc]  # theirs has no types
             return make_response(("401 Unauthorized", "Nobody that the dashboard knows."))
         if request.method != "GET":
             raise BadRequest("Sign in first.", "401 Unauthorized")
+        if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+            # By a link from elsewhere: the browser keeps a strict cookie to itself until a page
+            # of ours asks. A new one now would end the session that there may be.
+            request.session = Session("")
+            return Response(content=self.templates.get_template("again.html").render())
         return redirect(self.uri("sign-in", params={"next": request.path}))
 
     def _failure(self, request: PageRequest, error: Exception) -> Response:

@@ -401,6 +401,7 @@ def test_65_another_site_can_neither_post_nor_frame_nor_read(
         "/post": f'<form method=post action="{url}/actions/pause"><input name=queue value=mail>'
         "</form><script>document.forms[0].submit()</script>",
         "/frame": f'<iframe id=f src="{url}/queues/mail/jobs"></iframe>',
+        "/link": f'<a href="{url}/queues/mail/jobs?state=queued">a link is fine</a>',
         "/read": f'<script>fetch("{url}/", {{credentials: "include"}})'
         ".then(r => r.text(), e => 'refused').then(t => document.title = t)</script>",
     }
@@ -420,6 +421,10 @@ def test_65_another_site_can_neither_post_nor_frame_nor_read(
         page.goto(f"{evil}/frame")
         inner = eventually(lambda: page.frames[1].url, lambda found: found != "about:blank")
         assert inner.startswith("chrome-error:")
+
+        page.goto(f"{evil}/link")
+        page.get_by_role("link").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("mail")
 
         page.goto(f"{evil}/read")
         expect(page).to_have_title("refused")
