@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import dramatiq
 import msgspec
 import pytest
 from dramatiq import Actor
+from dramatiq.errors import ConnectionClosed
 
-from broker import State, StreamsBroker
+from broker import InvalidOption, State, StreamsBroker
 from dashboard import Dashboard
 from dashboard.forms import FormRefused, fields_of, payload_of
-from dashboard.tasks import Task
+from dashboard.tasks import Task, Tasks
 from tests.conftest import StartWorker
 from tests.dashboard.browser import Browser
 from tests.waiting import eventually, wait_for
@@ -85,6 +86,33 @@ def test_a_long_task_is_stopped_where_it_is(
     task = _ended(dashboard)
     assert task.state == "stopped"
     assert broker.inspector.queue("mail").dead == 5 - task.done > 0
+
+
+def test_a_task_that_fails_says_why_and_others_have_to_wait_for_their_turn() -> None:
+    tasks, go_on = Tasks(), threading.Event()
+
+    def away() -> Iterator[int]:
+        yield 3
+        raise ConnectionClosed(OSError("gone"))
+
+    def slow() -> Iterator[int]:
+        wait_for(go_on, "the test to go on")
+        yield 1
+
+    def task(verb: str) -> Task:
+        return Task(verb, "mail", {}, "olga", "10.0.0.1", 10)
+
+    failed = task("redrive all")
+    tasks.begin(failed, away())
+    eventually(lambda: failed.state, lambda state: state == "failed")
+    assert failed.done == 3
+    assert failed.error.startswith("ConnectionClosed")
+    for _ in range(4):
+        tasks.begin(task("slow"), slow())
+    with pytest.raises(InvalidOption, match="must wait"):
+        tasks.begin(task("one more"), slow())
+    go_on.set()
+    eventually(lambda: {each.state for each in tasks.of("mail")}, lambda s: s == {"failed", "done"})
 
 
 def test_a_schedule_is_shown_paused_resumed_and_run(

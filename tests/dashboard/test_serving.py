@@ -19,6 +19,7 @@ from broker.embedded import EmbeddedValkey
 from dashboard import Access, Dashboard, passwords
 from dashboard.settings import VARIABLES
 from tests.dashboard.browser import Browser
+from tests.dashboard.chromium import served
 from tests.processes import ROOT
 
 PAGE = (ROOT / "docs" / "dashboard.md").read_text("utf-8")
@@ -124,6 +125,17 @@ def test_a_password_is_hashed_for_the_users_file() -> None:
     assert passwords.matches("correct horse", out.strip())
     assert not passwords.matches("wrong", out.strip())
     assert "correct horse" not in out
+
+
+def test_it_is_served_under_a_path_of_a_proxy(broker: StreamsBroker) -> None:
+    environ = {"HEADRACE_DASHBOARD_PREFIX": "/ops/jobs", "HEADRACE_DASHBOARD_HTTPS": "true"}
+    with served(broker, environ) as (_, url), httpx.Client() as client:
+        assert url.endswith("/ops/jobs")
+        page = client.get(f"{url}/")
+        assert 'href="/ops/jobs/workers"' in page.text
+        assert client.get(f"{url}/static/headrace.js").status_code == 200
+        assert "Path=/ops/jobs" in page.headers["set-cookie"]
+        assert "; Secure" in page.headers["set-cookie"]
 
 
 def test_it_says_so_when_the_server_is_away() -> None:
