@@ -12,6 +12,7 @@ import dramatiq
 from actors.notices import notice_channels
 from actors.settings import ApplicationSettings
 from broker import StreamsBroker
+from broker.inline import InlineBroker
 from broker.settings import Settings
 from middleware.stack import protection, stack
 from otel.sdk import Sdk, Service
@@ -20,21 +21,25 @@ from otel.stack import layers
 
 
 def build_broker(settings: Settings) -> StreamsBroker:
-    """The broker these settings describe, with the application's middleware; not connected yet."""
+    """The broker these settings describe, with the application's middleware; not connected yet.
+
+    In inline mode it is an InlineBroker, without what is made for worker processes.
+    """
     telemetry = layers(
         TelemetrySettings.load(settings.telemetry),
         _service(settings, "worker"),
         ExportSettings.load(),
     )
     channels = notice_channels(settings.notifications, application.smtp)
-    return StreamsBroker(
+    inline = settings.mode == "inline"
+    return (InlineBroker if inline else StreamsBroker)(
         url=settings.redis_url,
         namespace=settings.queue_prefix,
         middleware=[
             *telemetry.above,
             *stack(settings, channels),
             *telemetry.below,
-            *protection(settings),
+            *([] if inline else protection(settings)),
         ],
         concurrency=settings.concurrency,
         limits=settings.limits,

@@ -25,10 +25,13 @@ from broker.retention import Retention as RecordRetention
 from broker.server_url import server_url, without_password
 
 Environment: TypeAlias = Literal["development", "production"]
+#: queue: jobs run in workers. inline: in the process that sends them.
+Mode: TypeAlias = Literal["queue", "inline"]
 AtLeastOne: TypeAlias = Annotated[int, Meta(ge=1)]
 
 DEFAULTS_FILE: Final = Path(__file__).with_name("defaults.toml")
 ENVIRONMENTS: Final[tuple[Environment, ...]] = ("development", "production")
+MODES: Final[tuple[Mode, ...]] = ("queue", "inline")
 
 _PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 # Dramatiq's own rule for the name of a queue.
@@ -160,6 +163,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     #: The namespace of every key.
     queue_prefix: str
     env: Environment
+    mode: Mode
     #: By the name of the queue, as in ``notification-queue``.
     queues: dict[str, QueueSettings]
     #: The short name of a queue to its name: ``notifications`` to ``notification-queue``.
@@ -193,6 +197,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             redis_url=server_url(environ),
             queue_prefix=_queue_prefix(environ),
             env=env,
+            mode=_mode(environ),
             queues=queues,
             queue_names=names,
             queue_defaults=build(QueueSettings, defaults, at="defaults"),
@@ -351,6 +356,14 @@ def _environment(environ: Mapping[str, str]) -> Environment:
         if env == found:
             return env
     raise SettingsError("HEADRACE_ENV", found, f"must be one of {', '.join(ENVIRONMENTS)}")
+
+
+def _mode(environ: Mapping[str, str]) -> Mode:
+    found = value_of(environ, "HEADRACE_MODE") or "queue"
+    for mode in MODES:
+        if mode == found:
+            return mode
+    raise SettingsError("HEADRACE_MODE", found, f"must be one of {', '.join(MODES)}")
 
 
 def _queue_prefix(environ: Mapping[str, str]) -> str:
