@@ -20,6 +20,7 @@
 --@include wake
 --@include record
 --@include outbox
+--@include located
 local id, job_prefix = ARGV[1], KEYS[4]
 local record = job_prefix .. id
 local prior = redis.call("HMGET", record, "token", "state", "entry")
@@ -46,15 +47,11 @@ if redis.call("ZREM", KEYS[1], id) == 1 then
   -- Another copy of it waits or runs.
 end
 
-local level, entry = string.match(prior[3] or "", "^(%d+):(.+)$")
-local ready = level and KEYS[10 + tonumber(level)]
-local found = ready and redis.call("XRANGE", ready, entry, entry)[1]
+local ready, entry, found, delivery = located(prior[3], function(level) return KEYS[10 + level] end)
 if not found then
   return "unknown"
 end
-local pending = redis.pcall("XPENDING", ready, "workers", entry, entry, 1)
-local owner = not pending.err and pending[1] and pending[1][2]
-if owner and owner ~= "~released" then
+if delivery and delivery[2] ~= "~released" then
   redis.call("HSET", record, "cancel", "1")
   redis.call("PUBLISH", ARGV[2], id)
   return "requested"

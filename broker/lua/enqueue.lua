@@ -20,8 +20,9 @@
 --@include wake
 --@include record
 --@include admit
+--@include append
 --@include room
-local keys = { dedup = KEYS[3], lapsing = KEYS[4], job_prefix = KEYS[5] }
+local keys = { dedup = KEYS[3], lapsing = KEYS[4], job_prefix = KEYS[5], events = KEYS[6] }
 local token, job_prefix = ARGV[1], KEYS[5]
 local messages = {}
 for i = 3, #ARGV do
@@ -30,7 +31,7 @@ for i = 3, #ARGV do
     return redis.error_reply("BADARG stream " .. tostring(message[2]))
   end
   local parts = #message[7]
-  if parts == 0 or parts % 2 == 1 or parts > MOST_PARTS then
+  if not are_pairs(parts) then
     return redis.error_reply("BADARG fields " .. parts)
   end
   messages[i - 2] = message
@@ -48,11 +49,7 @@ for i, message in ipairs(messages) do
   local id, new = admit(keys, token, message[1], message[4], message[5])
   known[i] = id
   if new then
-    local entry = redis.call("XADD", KEYS[7 + message[2]], "*", unpack(message[7]))
-    if message[6] then
-      redis.call("HSET", job_prefix .. id, "entry", message[3] .. ":" .. entry)
-      tell(KEYS[6], "queued", id, field(message[7], "actor"))
-    end
+    append(keys, KEYS[7 + message[2]], message[3], id, message[6], message[7])
     added = added + 1
   end
 end

@@ -102,7 +102,7 @@ end
 -- One message that somebody else wrote wrongly must not hold up all later ones.
 local function unpack_entry(packed)
   local ok, fields = pcall(cmsgpack.unpack, packed)
-  if not ok or type(fields) ~= "table" or #fields == 0 or #fields % 2 == 1 or #fields > MOST_PARTS then
+  if not ok or type(fields) ~= "table" or not are_pairs(#fields) then
     return false
   end
   for _, part in ipairs(fields) do

@@ -23,13 +23,15 @@
 -- Cost    O(1)
 --@include bounds
 --@include clock
+--@include fields
 --@include wake
 --@include record
 --@include admit
+--@include append
 --@include unfinished
 local name, at, overlap, job_prefix = ARGV[1], tonumber(ARGV[3]), ARGV[4], KEYS[7]
 local parts = #ARGV - 7
-if not at or parts <= 0 or parts % 2 == 1 or parts > MOST_PARTS then
+if not at or not are_pairs(parts) then
   return redis.error_reply("BADARG fields " .. parts)
 end
 if redis.call("HGET", KEYS[1], name) ~= ARGV[2] then
@@ -59,18 +61,11 @@ if overlap ~= "allow" and state[2] and unfinished(job_prefix .. state[2]) then
   redis.call("HINCRBY", KEYS[2], "skipped:" .. name, 1)
   return "skipped"
 end
-local keys, how = { dedup = KEYS[5], lapsing = KEYS[6], job_prefix = job_prefix }, cmsgpack.unpack(ARGV[7])
+local keys = { dedup = KEYS[5], lapsing = KEYS[6], job_prefix = job_prefix, events = KEYS[8] }
+local how = cmsgpack.unpack(ARGV[7])
 local id, new = admit(keys, ARGV[5], ARGV[6], how[2], false)
 if new then
-  local entry = redis.call("XADD", KEYS[9], "*", unpack(ARGV, 8))
-  if how[3] then
-    redis.call("HSET", job_prefix .. id, "entry", how[1] .. ":" .. entry)
-    local actor = ""
-    for i = 8, #ARGV, 2 do
-      actor = ARGV[i] == "actor" and ARGV[i + 1] or actor
-    end
-    tell(KEYS[8], "queued", id, actor)
-  end
+  append(keys, KEYS[9], how[1], id, how[3], { unpack(ARGV, 8) })
   signal_if_gated(KEYS[4], KEYS[3], 1)
 end
 redis.call("HSET", KEYS[2], "last:" .. name, id, "fired:" .. name, ARGV[3])

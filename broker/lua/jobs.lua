@@ -12,6 +12,7 @@
 -- Errors  none of its own
 -- Cost    O(log N) a job, N scheduled or pending
 --@include fields
+--@include located
 local job_prefix = KEYS[3]
 
 local function job(id)
@@ -23,12 +24,8 @@ local function job(id)
     return { "ended", record, "", "", 0, -1 }
   end
   local due = redis.call("ZSCORE", KEYS[1], id)
-  local level, entry = string.match(field(record, "entry") or "", "^(%d+):(.+)$")
-  local ready = level and KEYS[4 + tonumber(level)]
-  local found = ready and redis.call("XRANGE", ready, entry, entry)[1]
+  local _, _, found, delivery = located(field(record, "entry"), function(level) return KEYS[4 + level] end)
   if found then
-    local pending = redis.pcall("XPENDING", ready, "workers", entry, entry, 1)
-    local delivery = not pending.err and pending[1]
     if not delivery then
       return { "waiting", record, found[2], "", 0, -1 }
     elseif delivery[2] == "~released" then

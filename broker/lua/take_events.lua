@@ -21,8 +21,9 @@
 --@include wake
 --@include record
 --@include admit
-local deadline, token, job_prefix = tonumber(ARGV[1]), ARGV[2], KEYS[6]
-local keys = { dedup = KEYS[4], lapsing = KEYS[5], job_prefix = job_prefix }
+--@include append
+local deadline, token = tonumber(ARGV[1]), ARGV[2]
+local keys = { dedup = KEYS[4], lapsing = KEYS[5], job_prefix = KEYS[6], events = KEYS[7] }
 local messages = {}
 for i = 3, #ARGV do
   local message = cmsgpack.unpack(ARGV[i])
@@ -30,7 +31,7 @@ for i = 3, #ARGV do
     return redis.error_reply("BADARG level " .. tostring(message[3]))
   end
   local parts = #message[6]
-  if parts == 0 or parts % 2 == 1 or parts > MOST_PARTS then
+  if not are_pairs(parts) then
     return redis.error_reply("BADARG fields " .. parts)
   end
   messages[i - 2] = message
@@ -45,11 +46,7 @@ for _, message in ipairs(messages) do
   if redis.call("ZADD", KEYS[1], "NX", now, message[1]) == 1 then
     local id, new = admit(keys, token, message[2], message[4], false)
     if new then
-      local entry = redis.call("XADD", KEYS[9 + message[3]], "*", unpack(message[6]))
-      if message[5] then
-        redis.call("HSET", job_prefix .. id, "entry", message[3] .. ":" .. entry)
-        tell(KEYS[7], "queued", id, field(message[6], "actor"))
-      end
+      append(keys, KEYS[9 + message[3]], message[3], id, message[5], message[6])
       added = added + 1
     end
   end

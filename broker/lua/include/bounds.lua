@@ -2,3 +2,7 @@
 local SUSPECT_FROM = 3
 -- Parts of an entry at the most: unpack takes no more.
 local MOST_PARTS = 7000
+-- Whether so many parts are an entry: fields and values, in pairs.
+local function are_pairs(parts)
+  return parts > 0 and parts % 2 == 0 and parts <= MOST_PARTS
+end
