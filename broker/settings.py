@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -24,6 +24,7 @@ from broker.retention import Keep
 from broker.retention import Retention as RecordRetention
 from broker.server_url import server_url, without_password
 
+T = TypeVar("T")
 Environment: TypeAlias = Literal["development", "production"]
 #: queue: jobs run in workers. inline: in the process that sends them.
 Mode: TypeAlias = Literal["queue", "inline"]
@@ -221,27 +222,27 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     @property
     def concurrency(self) -> Mapping[str, int]:
         """The hard cap of any queue by its name, of one without a table too."""
-        return _Concurrency(self)
+        return _OfQueues(self, lambda queue: queue.concurrency)
 
     @property
     def retention(self) -> Mapping[str, RecordRetention]:
         """Which records of ended jobs any queue keeps."""
-        return _Retentions(self)
+        return _OfQueues(self, _retention)
 
     @property
     def limits(self) -> Mapping[str, QueueLimit]:
         """The bounds over all processes of any queue that has some."""
-        return _Limits(self)
+        return _OfQueues(self, _limit)
 
     @property
     def depths(self) -> Mapping[str, QueueDepth]:
         """How long any queue may become that has a bound."""
-        return _Depths(self)
+        return _OfQueues(self, _depth)
 
     @property
     def dead_letters(self) -> Mapping[str, DeadRetention]:
         """Which dead letters of any queue stay, of one without a table too."""
-        return _DeadLetters(self)
+        return _OfQueues(self, _dead_retention)
 
     def __repr__(self) -> str:
         return (
@@ -252,54 +253,32 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     __str__ = __repr__
 
 
-class _Concurrency(Mapping[str, int]):
-    """Answers for every queue, and lists those that have a table."""
+class _OfQueues(Mapping[str, T]):
+    """What holds for a queue by its name, of one without a table too.
 
-    def __init__(self, settings: Settings) -> None:
+    ``read`` takes it from the queue's settings, and returns None where nothing holds. Those
+    that have a table are listed.
+    """
+
+    def __init__(self, settings: Settings, read: Callable[[QueueSettings], T | None]) -> None:
         self._settings = settings
+        self._read = read
 
-    def __getitem__(self, queue: str) -> int:
-        return self._settings.queue(queue).concurrency
+    def __getitem__(self, queue: str) -> T:
+        found = self._read(self._settings.queue(queue))
+        if found is None:
+            raise KeyError(queue)
+        return found
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._settings.queues)
+        return (queue for queue in self._settings.queues if queue in self)
 
     def __len__(self) -> int:
-        return len(self._settings.queues)
+        return sum(1 for _ in self)
 
 
-class _Retentions(Mapping[str, RecordRetention]):
-    """Answers for every queue, and lists those that have a table."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    def __getitem__(self, queue: str) -> RecordRetention:
-        found = self._settings.queue(queue)
-        return RecordRetention(_kept(found.remove_on_complete), _kept(found.remove_on_fail))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._settings.queues)
-
-    def __len__(self) -> int:
-        return len(self._settings.queues)
-
-
-class _DeadLetters(Mapping[str, DeadRetention]):
-    """Answers for every queue, and lists those that have a table."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    def __getitem__(self, queue: str) -> DeadRetention:
-        kept = self._settings.queue(queue).dead_letters
-        return DeadRetention(kept.age, kept.count)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._settings.queues)
-
-    def __len__(self) -> int:
-        return len(self._settings.queues)
+def _retention(queue: QueueSettings) -> RecordRetention:
+    return RecordRetention(_kept(queue.remove_on_complete), _kept(queue.remove_on_fail))
 
 
 def _kept(removal: Removal) -> Keep:
@@ -310,44 +289,20 @@ def _kept(removal: Removal) -> Keep:
     return Keep(removal)
 
 
-class _Limits(Mapping[str, QueueLimit]):
-    """Answers for every queue that has a rate or a global concurrency."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    def __getitem__(self, queue: str) -> QueueLimit:
-        found = self._settings.queue(queue)
-        if found.rate is None and found.global_concurrency is None:
-            raise KeyError(queue)
-        if found.rate is None:
-            return QueueLimit(found.global_concurrency)
-        return QueueLimit(found.global_concurrency, found.rate.limit, found.rate.per)
-
-    def __iter__(self) -> Iterator[str]:
-        return (queue for queue in self._settings.queues if queue in self)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
+def _dead_retention(queue: QueueSettings) -> DeadRetention:
+    return DeadRetention(queue.dead_letters.age, queue.dead_letters.count)
 
 
-class _Depths(Mapping[str, QueueDepth]):
-    """Answers for every queue that has a bound of its depth."""
+def _limit(queue: QueueSettings) -> QueueLimit | None:
+    if queue.rate is not None:
+        return QueueLimit(queue.global_concurrency, queue.rate.limit, queue.rate.per)
+    return None if queue.global_concurrency is None else QueueLimit(queue.global_concurrency)
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
 
-    def __getitem__(self, queue: str) -> QueueDepth:
-        found = self._settings.queue(queue)
-        if found.max_depth is None:
-            raise KeyError(queue)
-        return QueueDepth(found.max_depth, found.block_for if found.on_full == "block" else 0)
-
-    def __iter__(self) -> Iterator[str]:
-        return (queue for queue in self._settings.queues if queue in self)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
+def _depth(queue: QueueSettings) -> QueueDepth | None:
+    if queue.max_depth is None:
+        return None
+    return QueueDepth(queue.max_depth, queue.block_for if queue.on_full == "block" else 0)
 
 
 def _environment(environ: Mapping[str, str]) -> Environment:
