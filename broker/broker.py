@@ -157,7 +157,7 @@ class StreamsBroker(Broker):
         self._options = Options(self.actors, max_priority)
         self._routing = DeadRouting(self.actors, self.codec)
         self.commands = Commands(self.client, namespace, max_priority)
-        self.schedule_commands = ScheduleCommands(self.client, self.commands.keys)
+        self.schedule_commands = ScheduleCommands(self.client, namespace, max_priority)
         self.inspector = Inspector(
             self.commands, namespace, Schedules(self, self.schedule_commands)
         )
@@ -388,9 +388,8 @@ class StreamsBroker(Broker):
         if isinstance(delivery.exception, Shutdown):
             delivery.outcome = Release()
             return delivery._message
-        delivery.outcome = (
-            Abandon()
-        )  # until the successor is ready, a failure must not lose the job
+        # Until the successor is ready, a failure must not lose the job.
+        delivery.outcome = Abandon()
         now = current_millis()
         options: dict[str, Any] = {} if delay is None else {"eta": now + delay}
         if delivery.exception is not None:

@@ -12,8 +12,8 @@ import redis
 from broker import entry
 from broker.delivery import Lease
 from broker.entry import Fields
-from broker.errors import QueueFull, translated
-from broker.keys import QueueKeys, queues_key
+from broker.errors import QueueFull
+from broker.keys import QueueKeys
 from broker.letter_commands import LetterCommands
 from broker.limit_commands import LimitCommands
 from broker.notice_commands import NoticeCommands
@@ -133,11 +133,6 @@ class Commands(RecordCommands, LetterCommands, LimitCommands, NoticeCommands, Op
 
     Every method raises Dramatiq's connection errors (see :func:`broker.errors.translated`).
     """
-
-    def register(self, queue: str) -> None:
-        """Note the queue's name, so that operators find it."""
-        with translated():
-            self.client.execute_command("SADD", queues_key(self._namespace), queue)
 
     def enqueue(
         self, queue: str, token: str, messages: Iterable[NewMessage], *, max_depth: int = 0

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from broker import clients, entry
-from broker.direct import direct
 from broker.errors import translated
-from broker.keys import QueueKeys, queues_key
 from broker.moving import move_letter
 from broker.outbox import Letter, Place
-from broker.scripts import Argument, Client, script
+from broker.runner import Runner
 
 _STORED_PER_CALL = 500
 #: How long messages lie there for a flow whose start never comes; seconds.
@@ -75,24 +72,11 @@ class FlowFound:
         return index < len(self.ended) and bool(self.ended[index] & 0x80 >> bit)
 
 
-class FlowCommands:
-    """The transitions of flows. Every method raises Dramatiq's connection errors."""
+class FlowCommands(Runner):
+    """The transitions of flows; all of them may be repeated.
 
-    def __init__(
-        self, client: Client, namespace: str, max_priority: int, *, repeat: bool = True
-    ) -> None:
-        """``repeat`` as for :class:`broker.commands.Commands`; all of these may be repeated."""
-        self._client: Any = client
-        self._scripts = direct(client, repeat=repeat)
-        self.namespace = namespace
-        self._max_priority = max_priority
-
-    def keys(self, queue: str) -> QueueKeys:
-        return QueueKeys(self.namespace, queue, self._max_priority)
-
-    def _run(self, name: str, keys: Sequence[str], *args: Argument) -> Any:
-        with translated():
-            return script(name).run(self._scripts, keys, args)
+    Every method raises Dramatiq's connection errors.
+    """
 
     def start(self, flow: NewFlow) -> list[Letter]:
         """Write a flow and release its first steps; a repeat changes nothing."""
@@ -110,8 +94,8 @@ class FlowCommands:
 
     def _store(self, key: str, numbered: Sequence[tuple[int, bytes]]) -> None:
         with translated():
-            self._client.hset(key, items=[part for row in numbered for part in row])
-            self._client.expire(key, _ABANDONED_AFTER_S)
+            self.client.hset(key, items=[part for row in numbered for part in row])
+            self.client.expire(key, _ABANDONED_AFTER_S)
 
     def begin(self, home: str, messages: Sequence[Beginning]) -> list[Begun]:
         """Note that messages of flows with this home are about to run; find what they are given."""
@@ -174,9 +158,8 @@ class FlowCommands:
 
     def move_letter(self, queue: str, to: str, id: bytes) -> None:
         """Move a dead letter of the queue to those of another one."""
-        with translated():
-            self._client.execute_command("SADD", queues_key(self.namespace), to)
-        move_letter(self._run, self._client, self.keys(queue), self.keys(to), id, queue)
+        self.register(to)
+        move_letter(self._run, self.client, self.keys(queue), self.keys(to), id, queue)
 
     def stop(self, home: str, flow_id: str, reason: str) -> tuple[bool, list[Letter]]:
         """Let a flow begin nothing more; False if it has ended or ends for another reason."""
@@ -188,8 +171,8 @@ class FlowCommands:
     def letters(self, queue: str, limit: int) -> tuple[int, list[Letter]]:
         """The server's time, unix ms, and the oldest letters of an outbox."""
         with translated():
-            seconds, micros = self._client.time()
-            entries = self._client.xrange(self.keys(queue).outbox, count=limit)
+            seconds, micros = self.client.time()
+            entries = self.client.xrange(self.keys(queue).outbox, count=limit)
         names = (b"kind", b"to", b"body")
         rows = [[id, *(fields[name] for name in names)] for id, fields in entries]
         return seconds * 1000 + micros // 1000, _letters(rows)
@@ -197,12 +180,12 @@ class FlowCommands:
     def forget(self, queue: str, letters: Sequence[Letter]) -> None:
         """Drop letters that are done."""
         with translated():
-            self._client.xdel(self.keys(queue).outbox, *(letter.id for letter in letters))
+            self.client.xdel(self.keys(queue).outbox, *(letter.id for letter in letters))
 
     def deadlines(self, queue: str, limit: int) -> list[tuple[str, int]]:
         """The flows whose time is over first, with when, unix ms."""
         with translated():
-            rows = self._client.zrange(
+            rows = self.client.zrange(
                 self.keys(queue).flow_deadlines, 0, limit - 1, withscores=True
             )
         return [(id.decode(), int(due)) for id, due in rows]
@@ -211,9 +194,9 @@ class FlowCommands:
         """Everything but messages and results."""
         flow = self.keys(home).flow_prefix + flow_id
         with translated():
-            fields = self._client.hgetall(flow)
-            failed = self._client.hgetall(f"{flow}:failed") if fields else {}
-            ended = self._client.get(f"{flow}:ended") if fields else None
+            fields = self.client.hgetall(flow)
+            failed = self.client.hgetall(f"{flow}:failed") if fields else {}
+            ended = self.client.get(f"{flow}:ended") if fields else None
         return FlowFound(
             {name.decode(): value for name, value in fields.items()},
             {int(number): error.decode("utf-8", "replace") for number, error in failed.items()},
@@ -224,7 +207,7 @@ class FlowCommands:
         """The results of some messages, JSON; None for none."""
         key = f"{self.keys(home).flow_prefix}{flow_id}:results"
         with translated():
-            return list(self._client.hmget(key, range(first, first + count)))
+            return list(self.client.hmget(key, range(first, first + count)))
 
     def wait(self, home: str, flow_id: str, timeout_ms: int) -> None:
         """Block until the flow has ended, or so long."""
@@ -234,7 +217,7 @@ class FlowCommands:
         key = f"{prefix}{flow_id}:over"
         block_ms = min(timeout_ms, _LONGEST_BLOCK_MS)
         with translated():
-            client = clients.derive(self._client, socket_timeout=block_ms / 1000 + 5)
+            client = clients.derive(self.client, socket_timeout=block_ms / 1000 + 5)
             with client:
                 client.xread({key: "0"}, block=block_ms)
 

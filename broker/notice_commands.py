@@ -39,16 +39,16 @@ class NoticeCommands(Runner):
 
     def take_turn(self, holder: str, lease_ms: int, longest_ms: int) -> int:
         """Take the turn to send a notice: 0, or the ms until it may be taken."""
-        key = notices_key(self._namespace)
+        key = notices_key(self.namespace)
         return int(self._run("take_turn", (key,), holder, lease_ms, longest_ms))
 
     def end_turn(self, holder: str, pause_ms: int) -> bool:
         """Give the turn back, the next one after ``pause_ms``; False if somebody else has it."""
-        return bool(self._run("end_turn", (notices_key(self._namespace),), holder, pause_ms))
+        return bool(self._run("end_turn", (notices_key(self.namespace),), holder, pause_ms))
 
     def lead(self, what: str, name: str, lasts_ms: int) -> bool:
         """Be the one process of all that does ``what``, for ``lasts_ms``; False: another one is.
 
         Asked again in time by the same ``name``, it goes on.
         """
-        return bool(self._run("lead", (leader_key(self._namespace, what),), name, lasts_ms))
+        return bool(self._run("lead", (leader_key(self.namespace, what),), name, lasts_ms))

@@ -38,7 +38,7 @@ class RecordCommands(Runner):
             *(k.scheduled, k.scheduled_messages, k.dedup, k.job_prefix, k.events),
             *(k.recent("cancelled"), k.control, k.wake, k.outbox, *k.ready),
         )
-        reply: bytes = self._run("cancel", keys, message_id, cancel_channel(self._namespace))
+        reply: bytes = self._run("cancel", keys, message_id, cancel_channel(self.namespace))
         return reply.decode()
 
     def promote(self, queue: str, message_id: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from broker.direct import direct
 from broker.errors import translated
-from broker.keys import QueueKeys
+from broker.keys import QueueKeys, queues_key
 from broker.scripts import Argument, Client, script
 
 
@@ -22,15 +22,20 @@ class Runner:
 
         Not for a worker's: a repeated fetch strands what the first one took.
         """
-        self.client = client
+        self.client: Any = client  # redis-py has no type for both of its clients
         self._scripts = direct(client, repeat=repeat)
-        self._namespace = namespace
+        self.namespace = namespace
         self._max_priority = max_priority
         self.keys = lru_cache(maxsize=None)(self._keys)
 
     def _keys(self, queue: str) -> QueueKeys:
-        return QueueKeys(self._namespace, queue, self._max_priority)
+        return QueueKeys(self.namespace, queue, self._max_priority)
 
     def _run(self, name: str, keys: Sequence[str], *args: Argument) -> Any:
         with translated():
             return script(name).run(self._scripts, keys, args)
+
+    def register(self, queue: str) -> None:
+        """Note the queue's name, so that operators find it."""
+        with translated():
+            self.client.execute_command("SADD", queues_key(self.namespace), queue)

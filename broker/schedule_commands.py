@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from broker.commands import NewMessage, pack_claim
-from broker.direct import direct
 from broker.entry import pack_array
 from broker.errors import translated
-from broker.keys import QueueKeys
+from broker.runner import Runner
 from broker.schedule import Fired
-from broker.scripts import Argument, script
 
 _WHAT: Final = (
     *("mark", "fired", "last", "waiting", "outcome", "skipped", "missed", "paused", "declared"),
@@ -41,25 +39,16 @@ class Kept:
     seen: str | None
 
 
-class ScheduleCommands:
+class ScheduleCommands(Runner):
     """Every method raises Dramatiq's connection errors (see :func:`broker.errors.translated`)."""
 
-    def __init__(self, client: Any, keys: Callable[[str], QueueKeys]) -> None:
-        self._client = client
-        self._scripts = direct(client, repeat=True)
-        self._keys = keys
-
-    def _run(self, name: str, keys: Sequence[str], *args: Argument) -> Any:
-        with translated():
-            return script(name).run(self._scripts, keys, args)
-
     def _of(self, queue: str) -> tuple[str, str]:
-        k = self._keys(queue)
+        k = self.keys(queue)
         return k.schedules, k.schedules_state
 
     def look(self, queue: str) -> tuple[int, list[Kept]]:
         """The server's time and the queue's schedules."""
-        now, *rows = self._run("schedules", (*self._of(queue), self._keys(queue).job_prefix))
+        now, *rows = self._run("schedules", (*self._of(queue), self.keys(queue).job_prefix))
         return int(now), [_kept(row) for row in rows]
 
     def put(
@@ -73,7 +62,7 @@ class ScheduleCommands:
         self, queue: str, kept: Kept, at_ms: int, overlap: str, token: str, message: NewMessage
     ) -> Fired:
         """Enqueue the message of a fire, unless it was made before."""
-        k = self._keys(queue)
+        k = self.keys(queue)
         keys = (
             *(*self._of(queue), k.wake, k.control, k.dedup, k.lapsing, k.job_prefix, k.events),
             k.ready[message.level],
@@ -91,8 +80,8 @@ class ScheduleCommands:
     def note(self, queue: str, name: str, outcome: str) -> None:
         """Note what became of the last fire's message; its record goes sooner or later."""
         with translated():
-            state = self._keys(queue).schedules_state
-            self._client.execute_command("HSET", state, f"outcome:{name}", outcome)
+            state = self.keys(queue).schedules_state
+            self.client.execute_command("HSET", state, f"outcome:{name}", outcome)
 
     def pause(self, queue: str, name: str) -> bool | None:
         """False if it was paused already, None if there is no such schedule."""
