@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import dramatiq
 import pytest
@@ -19,6 +19,27 @@ from tests.conftest import NewBroker, StartWorker
 from tests.waiting import PATIENCE_S, eventually, wait_for
 
 PATIENCE_MS = int(PATIENCE_S * 1000)
+
+
+def spin(started: threading.Event) -> NoReturn:
+    """Run for ever; an interrupt comes between two instructions."""
+    started.set()
+    while True:
+        time.sleep(0.01)
+
+
+def run_and_cancel(
+    broker: StreamsBroker,
+    act: dramatiq.Actor[[], None],
+    start_worker: StartWorker,
+    started: threading.Event,
+) -> State:
+    """Send the job, cancel it while it runs, and tell how it ended."""
+    message = act.send()
+    start_worker(broker)
+    wait_for(started, "the job to begin")
+    broker.jobs.cancel(message)
+    return broker.jobs.wait(message, timeout=PATIENCE_MS).state
 
 
 def state_of(broker: StreamsBroker, message: Message[Any]) -> State | None:
@@ -135,18 +156,12 @@ def test_a_job_that_ends_in_spite_of_it_has_completed(
 
     @dramatiq.actor
     def act() -> None:
-        started.set()
         try:
-            while True:
-                time.sleep(0.01)
+            spin(started)
         except JobCancelled:
             return
 
-    message = act.send()
-    start_worker(broker)
-    wait_for(started, "the job to begin")
-    broker.jobs.cancel(message)
-    assert broker.jobs.wait(message, timeout=PATIENCE_MS).state is State.COMPLETED
+    assert run_and_cancel(broker, act, start_worker, started) is State.COMPLETED
 
 
 def test_a_job_that_raises_something_else_when_cancelled_is_cancelled(
@@ -156,18 +171,12 @@ def test_a_job_that_raises_something_else_when_cancelled_is_cancelled(
 
     @dramatiq.actor(max_retries=5, min_backoff=1, max_backoff=1)
     def act() -> None:
-        started.set()
         try:
-            while True:
-                time.sleep(0.01)
+            spin(started)
         except JobCancelled as interrupt:
             raise ValueError("torn") from interrupt
 
-    message = act.send()
-    start_worker(broker)
-    wait_for(started, "the job to begin")
-    broker.jobs.cancel(message)
-    assert broker.jobs.wait(message, timeout=PATIENCE_MS).state is State.CANCELLED
+    assert run_and_cancel(broker, act, start_worker, started) is State.CANCELLED
 
 
 def test_a_broker_without_retries_cancels_as_well(
@@ -181,15 +190,9 @@ def test_a_broker_without_retries_cancels_as_well(
 
     @dramatiq.actor
     def act() -> None:
-        started.set()
-        while True:
-            time.sleep(0.01)
+        spin(started)
 
-    message = act.send()
-    start_worker(broker)
-    wait_for(started, "the job to begin")
-    broker.jobs.cancel(message)
-    assert broker.jobs.wait(message, timeout=PATIENCE_MS).state is State.CANCELLED
+    assert run_and_cancel(broker, act, start_worker, started) is State.CANCELLED
 
 
 def test_a_cancel_that_nobody_heard_is_found_by_the_next_renewal(
@@ -201,9 +204,7 @@ def test_a_cancel_that_nobody_heard_is_found_by_the_next_renewal(
 
     @dramatiq.actor
     def act() -> None:
-        started.set()
-        while True:
-            time.sleep(0.01)
+        spin(started)
 
     message = act.send()
     start_worker(broker)
