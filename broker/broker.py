@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import secrets
 import sys
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import redis
 from dramatiq.actor import Actor
@@ -21,19 +18,19 @@ from dramatiq.errors import ActorNotFound, BrokerConnectionError, QueueJoinTimeo
 from dramatiq.message import Message
 from dramatiq.middleware import Middleware, MiddlewareError, Retries, Shutdown, SkipMessage
 
-from broker import clients, current, entry, evidence, flow_step, server
+from broker import clients, current, evidence, flow_step, server
 from broker.burial import burial, max_deliveries
 from broker.cancellation import CancelListener, RunningJobs
 from broker.codec import Codec
-from broker.commands import Commands, Doomed, NewMessage, Settlement
+from broker.commands import Commands, Doomed, Settlement
 from broker.consumer import StreamsConsumer
 from broker.consumer_name import ConsumerName
 from broker.contents import Contents
 from broker.courier import Courier
 from broker.dead_letters import DeadRetention
-from broker.dead_routing import DeadRouting, forwarded, is_notice
+from broker.dead_routing import DeadRouting, is_notice
 from broker.delivery import SUSPECT_FROM, Delivery, InFlight, Lease, SuspectSlot
-from broker.errors import AwaitsDeploy, InvalidOption, MessageTooLarge, Refused, ServerRefused
+from broker.errors import AwaitsDeploy, InvalidOption, Refused, ServerRefused
 from broker.events import Events
 from broker.facts import facts_of
 from broker.flow_commands import FlowCommands
@@ -45,10 +42,11 @@ from broker.limits import QueueDepth, QueueLimit
 from broker.options import NAMES, Options, check_int
 from broker.outbox import Letter
 from broker.outcome import Abandon, Bury, Cancel, Done, Outcome, Park, Parked, Release, Retry
+from broker.producer import Producer
+from broker.queue_rules import QueueRules
 from broker.redaction import hide_sealed, without_texts
 from broker.retention import Retention
-from broker.room import Hooks, with_room
-from broker.schedule import Fired
+from broker.room import Hooks
 from broker.schedule_commands import ScheduleCommands
 from broker.schedules import Schedules
 from broker.search import JobSearch
@@ -56,11 +54,8 @@ from broker.settler import Settler
 from broker.signals import Signals
 from broker.stopping import stop
 
-T = TypeVar("T")
-
 _FORWARD_AGAIN_MS = 1_000
 _FLUSH_SECONDS = 5.0
-_BATCH = 200
 _LONGEST_DEPLOY_PAUSE = 15_000
 
 
@@ -123,24 +118,14 @@ class StreamsBroker(Broker):
             check_int(name, value, least)
         if not namespace:
             raise InvalidOption("namespace", namespace, "must be a non-empty string")
-        self._concurrency = {} if concurrency is None else concurrency
-        for queue, cap in self._concurrency.items():
-            check_int(f"concurrency[{queue!r}]", cap, 1)
-        self._dead_letters = {} if dead_letters is None else dead_letters
-        for queue, kept in self._dead_letters.items():
-            check_int(f"dead_letters[{queue!r}].age_ms", kept.age_ms, 0)
-            if kept.count is not None:
-                check_int(f"dead_letters[{queue!r}].count", kept.count, 0)
-        self._limits = {} if limits is None else limits
-        for queue, limit in self._limits.items():
-            for name, bound in dataclasses.asdict(limit).items():
-                if bound is not None:
-                    check_int(f"limits[{queue!r}].{name}", bound, 1)
-        self._depths = {} if depths is None else depths
-        for queue, depth in self._depths.items():
-            check_int(f"depths[{queue!r}].max_depth", depth.max_depth, 1)
-            check_int(f"depths[{queue!r}].block_ms", depth.block_ms, 0)
-        self._retention = {} if retention is None else retention
+        self.rules = QueueRules(
+            concurrency=concurrency,
+            limits=limits,
+            depths=depths,
+            dead_letters=dead_letters,
+            dead_message_ttl=dead_message_ttl,
+            retention=retention,
+        )
         if url:
             parameters["connection_pool"] = redis.ConnectionPool.from_url(url)
         self.client = client if client is not None else redis.Redis(**parameters)
@@ -167,13 +152,12 @@ class StreamsBroker(Broker):
         self.contents = Contents(self.commands, self.codec)
         self.draining = threading.Event()
         self.suspects = SuspectSlot()
-        self._producer = self.commands
         self.flows = FlowCommands(self.client, namespace, max_priority)
         self._in_flight: dict[str, InFlight] = {}
+        self.producer = Producer(self, self._options, self.rules, self._in_flight, self._hooks)
         self._lock = threading.Lock()
         self._boots = 0
         self._name = ConsumerName.of_this_process(0)
-        self._registered: set[str] = set()
         self._limited: set[str] = set()
         self._blocking: Any = None
         self._checked = False
@@ -191,7 +175,7 @@ class StreamsBroker(Broker):
             server.check(self.client)
             self._checked = True
         if queue_name not in self._limited:
-            limit = _of(self._limits, queue_name)
+            limit = self.rules.limit(queue_name)
             if limit is not None:
                 self.commands.limit(queue_name, limit)
             self._limited.add(queue_name)
@@ -231,150 +215,13 @@ class StreamsBroker(Broker):
         """
         if isinstance(message, Delivery):
             return self._retry(message, delay)
-        return self._send([message], delay)[0]
+        return self.producer.send([message], delay)[0]
 
     def enqueue_many(
         self, messages: Iterable[Message[Any]], delay: int | None = None
     ) -> list[Message[Any]]:
         """Enqueue messages in batches, with the guarantees of :meth:`enqueue`."""
-        by_queue: dict[str, list[tuple[int, Message[Any]]]] = defaultdict(list)
-        for index, message in enumerate(messages):
-            by_queue[message.queue_name].append((index, message))
-        sent: dict[int, Message[Any]] = {}
-        for rows in by_queue.values():
-            for start in range(0, len(rows), _BATCH):
-                batch = rows[start : start + _BATCH]
-                done = self._send([message for _, message in batch], delay)
-                sent.update(zip((index for index, _ in batch), done, strict=True))
-        return [sent[index] for index in sorted(sent)]
-
-    def _send(self, messages: list[Message[Any]], delay: int | None) -> list[Message[Any]]:
-        if delay is not None:
-            check_int("delay", delay, 0)
-            messages = [m.copy(options={"eta": current_millis() + delay}) for m in messages]
-        return self._emitting(messages, delay, lambda: self._write(messages, delay))
-
-    def hand_over(
-        self, messages: list[Message[Any]], write: Callable[[list[NewMessage]], None]
-    ) -> None:
-        """Let ``write`` put messages somewhere else than into their queues; a flow does.
-
-        Middleware sees them as it sees those that are enqueued. Raises as :meth:`enqueue`.
-        """
-
-        def written() -> list[Message[Any]]:
-            for queue in {message.queue_name for message in messages} - self._registered:
-                self._register(queue)
-            write([self._new(message) for message in messages])
-            return messages
-
-        self._emitting(messages, None, written)
-
-    def _emitting(
-        self,
-        messages: list[Message[Any]],
-        delay: int | None,
-        write: Callable[[], list[Message[Any]]],
-    ) -> list[Message[Any]]:
-        for message in messages:
-            self.emit_before("enqueue", message, delay)
-        self.emit_before("send", messages, delay)
-        try:
-            sent = write()
-        except BaseException as error:  # Dramatiq's interrupts too: whoever began must end
-            self.emit_after("send", messages, delay, exception=error)
-            raise
-        self.emit_after("send", messages, delay, sent=sent)
-        for message in sent:
-            self.emit_after("enqueue", message, delay)
-        return sent
-
-    def _write(
-        self, messages: list[Message[Any]], delay: int | None, token: str | None = None
-    ) -> list[Message[Any]]:
-        queue = messages[0].queue_name
-        if queue not in self._registered:
-            self._register(queue)
-        new = [self._new(message) for message in messages]
-        # What is moved on under a token of its own is no producer's.
-        free = token is not None or self._hooks.running
-        bound = None if free else _of(self._depths, queue)
-        max_depth = 0 if bound is None else bound.max_depth
-        if token is None:
-            token = secrets.token_urlsafe(6)  # eight characters: one more costs 20 bytes a job
-        if delay or any(m.claim is not None and m.claim.replaces for m in new):
-            put = partial(self._producer.schedule, queue, token, delay or 0, new)
-        else:
-            put = partial(self._producer.enqueue, queue, token, new)
-        put = partial(put, max_depth=max_depth)
-        known = put() if bound is None else with_room(put, bound.block_ms)
-        return [
-            m if m.message_id == id else dataclasses.replace(m, message_id=id)
-            for m, id in zip(messages, known, strict=True)
-        ]
-
-    def max_depth(self, queue_name: str) -> int | None:
-        """How many messages the queue may hold; None for any number."""
-        bound = _of(self._depths, queue_name)
-        return None if bound is None else bound.max_depth
-
-    def fire(self, message: Message[Any], enqueue: Callable[[str, NewMessage], Fired]) -> Fired:
-        """Enqueue the message of a schedule's fire by a command that makes each fire once.
-
-        Raises as :meth:`enqueue`.
-        """
-        made: list[Fired] = []
-
-        def written() -> list[Message[Any]]:
-            made.append(enqueue(secrets.token_urlsafe(6), self._new(message)))
-            return [message] if made[0] is Fired.FIRED else []
-
-        self._emitting([message], None, written)
-        return made[0]
-
-    def check(self, message: Message[Any]) -> None:
-        """Raise what :meth:`enqueue` would raise for the message itself; nothing is sent."""
-        self._new(message)
-
-    def _register(self, queue: str) -> None:
-        try:
-            self._producer.register(queue)
-        except BrokerConnectionError as error:
-            if not isinstance(self.client, redis.RedisCluster):
-                raise
-            # The names are on another node than the queue; its workers note it again.
-            self.logger.warning(
-                *("Queue %r could not be noted, sending anyway: %s", queue, error),
-                extra={"queueName": queue},
-            )
-        self._registered.add(queue)
-
-    def _new(self, message: Message[Any]) -> NewMessage:
-        held = (
-            self._in_flight[message.queue_name].holds(message.message_id)
-            if message.queue_name in self._in_flight
-            else None
-        )
-        if held is not None:
-            held.requeued = True
-        return NewMessage(
-            message.message_id,
-            message.actor_name,
-            self._options.level(message),
-            self._options.claim(message),
-            held is not None,
-            self._options.recorded(message),
-            self._encode(message),
-        )
-
-    def _encode(self, message: Message[Any], *, added: int = 0) -> entry.Fields:
-        if "eta" in message.options:
-            options = {name: value for name, value in message.options.items() if name != "eta"}
-            message = dataclasses.replace(message, options=options)
-        fields = self.codec.encode(message)
-        if (size := entry.size(fields)) > self.max_message_bytes + added:
-            raise MessageTooLarge(message.actor_name, size, self.max_message_bytes)
-        return fields
+        return self.producer.send_all(messages, delay)
 
     @property
     def max_entry_bytes(self) -> int:
@@ -397,7 +244,7 @@ class StreamsBroker(Broker):
             options |= evidence.options(delivery.options, delivery.exception, worker, now)
         message: Message[Any] = delivery.copy(options=options)
         self.emit_before("enqueue", message, delay)
-        fields = self._encode(message, added=evidence.MOST_ADDED_BYTES)
+        fields = self.producer.encode(message, added=evidence.MOST_ADDED_BYTES)
         delivery.outcome = Retry(max(0, int(delay or 0)), self._options.level(message), fields)
         self.emit_after("enqueue", message, delay)
         return message
@@ -505,11 +352,7 @@ class StreamsBroker(Broker):
         if queue == notice.queue_name:
             return
         try:
-            message = forwarded(notice._message, queue)
-            # Its id is the token as well: a second carrier's changes nothing, also when it has run.
-            self._emitting(
-                [message], None, lambda: self._write([message], None, message.message_id)
-            )
+            self.producer.forward(notice._message, queue)
         except BrokerConnectionError as error:
             self.logger.warning("A notice for queue %r is put off: %s", queue, error)
             notice.outcome = Park(_FORWARD_AGAIN_MS)
@@ -551,7 +394,7 @@ class StreamsBroker(Broker):
         self._courier.start()
         self._settler = Settler(
             self.commands,
-            self._retention_of,
+            self.rules.retention,
             lambda *end: self.emit_after("settle", *end),
             self._courier.put,
         )
@@ -562,8 +405,8 @@ class StreamsBroker(Broker):
             self._name,
             lease_ms=self.heartbeat_timeout,
             max_deliveries=self.max_deliveries,
-            dead_retention=self._dead_retention,
-            retention=self._retention_of,
+            dead_retention=self.rules.dead_retention,
+            retention=self.rules.retention,
             on_cancelled=self._running.cancel,
             told_of=self._routing.actors,
             dead_queues=self._routing.queues,
@@ -592,19 +435,11 @@ class StreamsBroker(Broker):
     def _out_of_time(self, home: str, flow_id: str) -> None:
         stop(self.flows, self.commands.cancel, home, flow_id, "timed_out")
 
-    def _retention_of(self, queue: str) -> Retention:
-        found = _of(self._retention, queue)
-        return Retention() if found is None else found
-
     def _cancel(self, message_id: str) -> None:
         for held in list(self._in_flight.values()):
             delivery = held.holds(message_id)
             if delivery is not None:
                 self._running.cancel(delivery)
-
-    def _dead_retention(self, queue: str) -> DeadRetention:
-        kept = _of(self._dead_letters, queue)
-        return DeadRetention(self.dead_message_ttl) if kept is None else kept
 
     def drain(self) -> None:
         """Take no more jobs; returns when those that this process has taken are ended.
@@ -645,7 +480,7 @@ class StreamsBroker(Broker):
         """What this process holds of a queue, whichever consumer object took it."""
         with self._lock:
             if queue_name not in self._in_flight:
-                self._in_flight[queue_name] = InFlight(_of(self._concurrency, queue_name))
+                self._in_flight[queue_name] = InFlight(self.rules.concurrency(queue_name))
             return self._in_flight[queue_name]
 
     def blocking_client(self, block_ms: int) -> Any:
@@ -746,12 +581,5 @@ class StreamsBroker(Broker):
         pause = min(
             max(250, waited), _LONGEST_DEPLOY_PAUSE, max(1, self.unknown_actor_grace - waited)
         )
-        fields = self._encode(delivery._message, added=evidence.MOST_ADDED_BYTES)
+        fields = self.producer.encode(delivery._message, added=evidence.MOST_ADDED_BYTES)
         return Retry(pause, delivery.lease.level, fields)
-
-
-def _of(mapping: Mapping[str, T], queue: str) -> T | None:
-    try:
-        return mapping[queue]  # not get(): the mapping may know a default of its own
-    except KeyError:
-        return None

@@ -104,6 +104,13 @@ class Refused(HeadraceError, SkipMessage):
         self.reason: Reason = reason
 
 
+class NotInline(HeadraceError, RuntimeError):
+    """It needs the server, and jobs run inline here."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}: not in inline mode, where no server keeps anything")
+
+
 class PickleRefused(HeadraceError):
     """Pickled bodies would let whoever writes to Redis run code in the workers."""
 

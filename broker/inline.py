@@ -7,8 +7,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn, Protocol
+from dataclasses import dataclass
+from typing import Any, Final
 
 from dramatiq.asyncio import EventLoopThread, get_event_loop_thread, set_event_loop_thread
 from dramatiq.broker import Consumer
@@ -20,32 +20,15 @@ from dramatiq.middleware import AsyncIO, SkipMessage
 from broker import entry
 from broker.broker import StreamsBroker
 from broker.clock import MovableClock
-from broker.commands import Commands, NewMessage
+from broker.commands import Commands
 from broker.delivery import Delivery, Lease
-from broker.errors import HeadraceError
+from broker.errors import NotInline
+from broker.inline_producer import Dispatcher, InlineProducer, Waiting
 from broker.limit_commands import Start, Turn
 from broker.outcome import Abandon, Bury, Outcome, Park, Release, Retry
 
 #: The caller waits for its retries; none of these waits is longer, in ms.
 LONGEST_WAIT_MS: Final = 1_000
-
-
-class NotInline(HeadraceError, RuntimeError):
-    """It needs the server, and jobs run inline here."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what}: not in inline mode, where no server keeps anything")
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A message that is to run, by the clock of the broker."""
-
-    queue: str
-    message_id: str
-    level: int
-    due_ms: int
-    fields: entry.Fields = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +38,6 @@ class Ended:
     message: Message[Any]
     reason: str
     error: str
-
-
-class Keeper(Protocol):
-    """Decides when what is sent runs."""
-
-    def put(self, waiting: Waiting) -> None: ...
 
 
 class _Commands(Commands):
@@ -96,8 +73,9 @@ class InlineBroker(StreamsBroker):
         self.clock = MovableClock()
         #: The jobs that failed for good, latest last; a thousand at the most.
         self.failed: deque[Ended] = deque(maxlen=1_000)
-        self._keeper_of_messages: Keeper = _AtOnce(self)
-        self._claims: dict[tuple[str, str], tuple[str, int]] = {}
+        self.producer: InlineProducer = InlineProducer(
+            self, self._options, self.rules, self.clock, _AtOnce(self)
+        )
         self._lock_here = threading.Lock()
         self._count = 0
 
@@ -108,72 +86,14 @@ class InlineBroker(StreamsBroker):
         """
         raise NotInline("a worker")
 
-    def hand_over(self, messages: Any, write: Any) -> NoReturn:
-        """
-        Raises:
-          NotInline: flows need a server.
-        """
-        raise NotInline("a flow")
-
-    def fire(self, message: Any, enqueue: Any) -> NoReturn:
-        """
-        Raises:
-          NotInline: schedulers need a server.
-        """
-        raise NotInline("a schedule")
-
     @contextmanager
-    def kept_by(self, keeper: Keeper) -> Iterator[None]:
-        """Let ``keeper`` decide when what is sent runs; for tests."""
-        before, self._keeper_of_messages = self._keeper_of_messages, keeper
+    def dispatched_by(self, dispatcher: Dispatcher) -> Iterator[None]:
+        """Let somebody else decide when what is sent runs; for tests."""
+        before, self.producer.dispatcher = self.producer.dispatcher, dispatcher
         try:
             yield
         finally:
-            self._keeper_of_messages = before
-
-    def _send(self, messages: list[Message[Any]], delay: int | None) -> list[Message[Any]]:
-        sent = super()._send(messages, delay)
-        if isinstance(self._keeper_of_messages, _AtOnce):
-            self._keeper_of_messages.run()
-        return sent
-
-    def _write(
-        self, messages: list[Message[Any]], delay: int | None, token: str | None = None
-    ) -> list[Message[Any]]:
-        new = [self._new(message) for message in messages]  # raises for all before any is taken
-        return [
-            self._take(message, each, delay or 0)
-            for message, each in zip(messages, new, strict=True)
-        ]
-
-    def _take(self, message: Message[Any], new: NewMessage, delay_ms: int) -> Message[Any]:
-        queue = message.queue_name
-        holder = self._claim(queue, new)
-        if holder is not None:
-            return message.copy(message_id=holder)
-        due_ms = self.clock.now_ms() + delay_ms
-        self._keeper_of_messages.put(Waiting(queue, new.message_id, new.level, due_ms, new.fields))
-        return message
-
-    def _claim(self, queue: str, new: NewMessage) -> str | None:
-        """Hold the message's deduplication key; the id of who holds it already."""
-        claim = new.claim
-        if claim is None:
-            return None
-        now_ms = self.clock.now_ms()
-        until_ms = now_ms + claim.ttl_ms if claim.ttl_ms else 0
-        with self._lock_here:
-            holder = self._claims.get((queue, claim.key))
-            if holder is not None and holder[0] != new.message_id and not 0 < holder[1] <= now_ms:
-                return holder[0]
-            self._claims[queue, claim.key] = (new.message_id, until_ms)
-        return None
-
-    def _release(self, waiting: Waiting) -> None:
-        with self._lock_here:
-            for key, (holder, until_ms) in list(self._claims.items()):
-                if holder == waiting.message_id and not until_ms:
-                    del self._claims[key]
+            self.producer.dispatcher = before
 
     # -- Running ----------------------------------------------------------------------
 
@@ -243,12 +163,12 @@ class InlineBroker(StreamsBroker):
             case Bury(reason, error):
                 self.failed.append(Ended(message, reason, error))
                 if outcome.notice:
-                    self._keeper_of_messages.put(
+                    self.producer.dispatcher.put(
                         Waiting(waiting.queue, "", 0, now_ms, outcome.notice)
                     )
             case Abandon() | Release():
                 self.failed.append(Ended(message, "rejected", "its retry could not be prepared"))
-        self._release(waiting)
+        self.producer.release(waiting)
         return None
 
     def decoded(self, waiting: Waiting) -> Message[Any]:
@@ -288,7 +208,7 @@ class _AtOnce:
         else:
             self._pending().append(waiting)
 
-    def run(self) -> None:
+    def sent(self) -> None:
         """Run what this thread has sent; what a job sends runs after that."""
         if not getattr(self._here, "running", False):
             self._run_all(self._pending())

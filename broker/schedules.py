@@ -87,7 +87,7 @@ class Schedules:
             kwargs=message.kwargs,
             options=message.options,
         )
-        self._broker.check(message)
+        self._broker.producer.check(message)
         if self._broker.codec.seals(message) and (message.args or message.kwargs):
             rule = "must be empty for an encrypted job: a schedule is kept in clear"
             raise InvalidOption("args", HIDDEN, rule)

@@ -14,7 +14,9 @@ from dramatiq import Actor, Broker, Message
 
 from broker import entry
 from broker.clock import MovableClock
-from broker.inline import Ended, InlineBroker, NotInline, Waiting
+from broker.errors import NotInline
+from broker.inline import Ended, InlineBroker
+from broker.inline_producer import Waiting
 
 _MOST_RUNS: Final = 10_000
 
@@ -29,7 +31,7 @@ def held(broker: Broker) -> Iterator[HeldJobs]:
     if not isinstance(broker, InlineBroker):
         raise NotInline("held() needs HEADRACE_MODE=inline; it")
     jobs = HeldJobs(broker)
-    with broker.kept_by(jobs):
+    with broker.dispatched_by(jobs):
         yield jobs
 
 
@@ -55,6 +57,9 @@ class HeldJobs:
         """Called by the broker for what is sent."""
         self._sent.append(self._broker.decoded(waiting))
         self._waiting.append(waiting)
+
+    def sent(self) -> None:
+        """Called by the broker after each send: what was sent waits."""
 
     def sent_messages(self, actor: Actor[..., Any] | str | None = None) -> list[Message[Any]]:
         """What was sent, in its order, as a worker would get it; to one actor, or to any."""

@@ -154,8 +154,10 @@ class Reader:
         bounds: dict[str, int] = {}
         for each in self._subscribers:
             queue, most = each.actor.queue_name, each.subscription.most_waiting
-            depth = self._broker.max_depth(queue)
-            bounds[queue] = min(most, bounds.get(queue, most), most if depth is None else depth)
+            depth = self._broker.rules.depth(queue)
+            if depth is not None:
+                most = min(most, depth.max_depth)
+            bounds[queue] = min(most, bounds.get(queue, most))
         return bounds
 
     # -- Taking ---------------------------------------------------------------------------
@@ -238,7 +240,7 @@ class Reader:
                 raise _TooLate
             self._waiting[queue] = waiting
 
-        self._broker.hand_over(batch, write)
+        self._broker.producer.hand_over(batch, write)
 
     def _set_aside(self, asides: list[Aside]) -> None:
         gone = self._commands.set_aside(asides)

@@ -120,5 +120,5 @@ class _Replay:
             token = secrets.token_urlsafe(6)
             self._commands.take(queue, self._key, _NEVER_MS, token, named)
 
-        self._broker.hand_over(messages, write)
+        self._broker.producer.hand_over(messages, write)
         return len(messages)

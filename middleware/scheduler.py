@@ -122,7 +122,7 @@ class Scheduler:
     def _fire(self, schedule: Schedule, kept: Kept, at_ms: int) -> bool:
         """Make the fire; returns whether it waits for another one's end."""
         message = schedule.fire(at_ms)
-        fired = self._broker.fire(
+        fired = self._broker.producer.fire(
             message,
             lambda token, new: self._commands.fire(
                 schedule.queue, kept, at_ms, schedule.overlap, token, new

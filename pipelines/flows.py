@@ -71,7 +71,7 @@ def start(flow: Flow, *, broker: StreamsBroker | None = None) -> str:
         letters = broker.flows.start(_new_flow(plan, home, correlation, packed))
         _deliver(broker, home, letters)
 
-    broker.hand_over(messages, write)
+    broker.producer.hand_over(messages, write)
     return plan.id
 
 

@@ -22,7 +22,8 @@ from dramatiq.middleware import (
 )
 
 from broker import InvalidOption, MessageTooLarge, Rate, RateLimited, current_job
-from broker.inline import InlineBroker, NotInline
+from broker.errors import NotInline
+from broker.inline import InlineBroker
 from middleware.encryption import Encryption
 from middleware.keyring import KeyRing, new_key
 from middleware.rate_limits import RateLimits

@@ -11,7 +11,8 @@ import pytest
 from dramatiq.middleware import Retries
 
 from broker import StreamsBroker
-from broker.inline import InlineBroker, NotInline
+from broker.errors import NotInline
+from broker.inline import InlineBroker
 from broker.testing import HeldJobs, held
 
 NOWHERE = "redis://127.0.0.1:1/0"

@@ -417,7 +417,7 @@ def test_who_held_events_too_long_is_fenced_off(
 
     def write(deadline_ms: int) -> list[int | None]:
         waiting: list[int | None] = []
-        broker.hand_over(
+        broker.producer.hand_over(
             [message],
             lambda new: waiting.append(
                 commands.take(QUEUE, str(source), deadline_ms, "t", [("n", new[0])])

@@ -110,7 +110,7 @@ def test_a_frozen_scheduler_doubles_nothing_however_late_it_wakes_up(
     def fire(token: str, new: NewMessage) -> Fired:
         return broker.schedule_commands.fire(QUEUE, frozen, at_ms, "allow", token, new)
 
-    assert broker.fire(message, fire) is Fired.AGAIN
+    assert broker.producer.fire(message, fire) is Fired.AGAIN
     assert fire_times(broker) == []
 
 
@@ -129,7 +129,7 @@ def test_a_fire_whose_reply_was_lost_is_known_as_made(
         assert made == [Fired.FIRED] * 2
         return made[1]
 
-    assert broker.fire(schedule().fire(at_ms), fire_twice) is Fired.FIRED
+    assert broker.producer.fire(schedule().fire(at_ms), fire_twice) is Fired.FIRED
     assert len(fire_times(broker)) == 1
 
 
@@ -144,7 +144,7 @@ def test_a_scheduler_with_the_definition_of_before_fires_nothing(
     def fire(token: str, new: NewMessage) -> Fired:
         return broker.schedule_commands.fire(QUEUE, old, at_ms, "allow", token, new)
 
-    assert broker.fire(schedule().fire(at_ms), fire) is Fired.CHANGED
+    assert broker.producer.fire(schedule().fire(at_ms), fire) is Fired.CHANGED
 
 
 def test_times_of_another_expression_were_not_missed(

@@ -1,0 +1,200 @@
+"""Sends messages: through the middleware, encoded, into their queues or wherever a flow wants."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import redis
+from dramatiq.common import current_millis
+from dramatiq.errors import BrokerConnectionError
+from dramatiq.message import Message
+
+from broker import entry
+from broker.commands import NewMessage
+from broker.dead_routing import forwarded
+from broker.delivery import InFlight
+from broker.errors import MessageTooLarge
+from broker.options import Options, check_int
+from broker.queue_rules import QueueRules
+from broker.room import Hooks, with_room
+from broker.schedule import Fired
+
+if TYPE_CHECKING:
+    from broker.broker import StreamsBroker
+
+_BATCH = 200
+
+
+class Producer:
+    """Sends the messages of a broker, whose :meth:`StreamsBroker.enqueue` says what it raises.
+
+    ``in_flight`` is what this process holds of each queue that it works on.
+    """
+
+    def __init__(
+        self,
+        broker: StreamsBroker,
+        options: Options,
+        rules: QueueRules,
+        in_flight: Mapping[str, InFlight],
+        hooks: Hooks,
+    ) -> None:
+        self._broker = broker
+        # Not the worker's, which come when it boots and repeat nothing.
+        self._commands = broker.commands
+        self._options = options
+        self._rules = rules
+        self._in_flight = in_flight
+        self._hooks = hooks
+        self._registered: set[str] = set()
+
+    def send(self, messages: list[Message[Any]], delay: int | None) -> list[Message[Any]]:
+        """Enqueue messages of one queue, ``delay`` ms from now if given."""
+        if delay is not None:
+            check_int("delay", delay, 0)
+            messages = [m.copy(options={"eta": current_millis() + delay}) for m in messages]
+        return self._emitting(messages, delay, lambda: self._write(messages, delay))
+
+    def send_all(self, messages: Iterable[Message[Any]], delay: int | None) -> list[Message[Any]]:
+        """Enqueue messages of any queues, a batch of one queue at a time."""
+        by_queue: dict[str, list[tuple[int, Message[Any]]]] = defaultdict(list)
+        for index, message in enumerate(messages):
+            by_queue[message.queue_name].append((index, message))
+        sent: dict[int, Message[Any]] = {}
+        for rows in by_queue.values():
+            for start in range(0, len(rows), _BATCH):
+                batch = rows[start : start + _BATCH]
+                done = self.send([message for _, message in batch], delay)
+                sent.update(zip((index for index, _ in batch), done, strict=True))
+        return [sent[index] for index in sorted(sent)]
+
+    def hand_over(
+        self, messages: list[Message[Any]], write: Callable[[list[NewMessage]], None]
+    ) -> None:
+        """Let ``write`` put messages somewhere else than into their queues; a flow does.
+
+        Middleware sees them as it sees those that are enqueued.
+        """
+
+        def written() -> list[Message[Any]]:
+            for queue in {message.queue_name for message in messages} - self._registered:
+                self._register(queue)
+            write([self._new(message) for message in messages])
+            return messages
+
+        self._emitting(messages, None, written)
+
+    def fire(self, message: Message[Any], enqueue: Callable[[str, NewMessage], Fired]) -> Fired:
+        """Enqueue the message of a schedule's fire by a command that makes each fire once."""
+        made: list[Fired] = []
+
+        def written() -> list[Message[Any]]:
+            made.append(enqueue(secrets.token_urlsafe(6), self._new(message)))
+            return [message] if made[0] is Fired.FIRED else []
+
+        self._emitting([message], None, written)
+        return made[0]
+
+    def forward(self, notice: Message[Any], queue: str) -> None:
+        """Send a notice of a death on to its actor's own queue; done again, it changes nothing."""
+        message = forwarded(notice, queue)
+        # Its id is the token as well: a second carrier's is known, also when it has run.
+        self._emitting([message], None, lambda: self._write([message], None, message.message_id))
+
+    def check(self, message: Message[Any]) -> None:
+        """Raise what sending the message would raise for itself; nothing is sent."""
+        self._new(message)
+
+    def encode(self, message: Message[Any], *, added: int = 0) -> entry.Fields:
+        """The fields of the message's entry, which may be ``added`` bytes over the limit.
+
+        Raises:
+          MessageTooLarge: they are larger.
+        """
+        if "eta" in message.options:
+            options = {name: value for name, value in message.options.items() if name != "eta"}
+            message = dataclasses.replace(message, options=options)
+        fields = self._broker.codec.encode(message)
+        if (size := entry.size(fields)) > (limit := self._broker.max_message_bytes) + added:
+            raise MessageTooLarge(message.actor_name, size, limit)
+        return fields
+
+    def _emitting(
+        self,
+        messages: list[Message[Any]],
+        delay: int | None,
+        write: Callable[[], list[Message[Any]]],
+    ) -> list[Message[Any]]:
+        emit_before, emit_after = self._broker.emit_before, self._broker.emit_after
+        for message in messages:
+            emit_before("enqueue", message, delay)
+        emit_before("send", messages, delay)
+        try:
+            sent = write()
+        except BaseException as error:  # Dramatiq's interrupts too: whoever began must end
+            emit_after("send", messages, delay, exception=error)
+            raise
+        emit_after("send", messages, delay, sent=sent)
+        for message in sent:
+            emit_after("enqueue", message, delay)
+        return sent
+
+    def _write(
+        self, messages: list[Message[Any]], delay: int | None, token: str | None = None
+    ) -> list[Message[Any]]:
+        queue = messages[0].queue_name
+        if queue not in self._registered:
+            self._register(queue)
+        new = [self._new(message) for message in messages]
+        # What is moved on under a token of its own is no producer's.
+        free = token is not None or self._hooks.running
+        bound = None if free else self._rules.depth(queue)
+        max_depth = 0 if bound is None else bound.max_depth
+        if token is None:
+            token = secrets.token_urlsafe(6)  # eight characters: one more costs 20 bytes a job
+        if delay or any(m.claim is not None and m.claim.replaces for m in new):
+            put = partial(self._commands.schedule, queue, token, delay or 0, new)
+        else:
+            put = partial(self._commands.enqueue, queue, token, new)
+        put = partial(put, max_depth=max_depth)
+        known = put() if bound is None else with_room(put, bound.block_ms)
+        return [
+            m if m.message_id == id else dataclasses.replace(m, message_id=id)
+            for m, id in zip(messages, known, strict=True)
+        ]
+
+    def _register(self, queue: str) -> None:
+        try:
+            self._commands.register(queue)
+        except BrokerConnectionError as error:
+            if not isinstance(self._commands.client, redis.RedisCluster):
+                raise
+            # The names are on another node than the queue; its workers note it again.
+            self._broker.logger.warning(
+                *("Queue %r could not be noted, sending anyway: %s", queue, error),
+                extra={"queueName": queue},
+            )
+        self._registered.add(queue)
+
+    def _new(self, message: Message[Any]) -> NewMessage:
+        held = (
+            self._in_flight[message.queue_name].holds(message.message_id)
+            if message.queue_name in self._in_flight
+            else None
+        )
+        if held is not None:
+            held.requeued = True
+        return NewMessage(
+            message.message_id,
+            message.actor_name,
+            self._options.level(message),
+            self._options.claim(message),
+            held is not None,
+            self._options.recorded(message),
+            self.encode(message),
+        )
