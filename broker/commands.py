@@ -75,6 +75,8 @@ class Handed:
 
     lease: Lease
     fields: list[bytes]
+    #: It is encrypted, and its message has ended or was never enqueued: not to be run.
+    replay: bool = False
 
     def field(self, name: bytes) -> bytes:
         """The value of a field; nothing if there is none."""
@@ -90,6 +92,8 @@ class Fetched:
     due_in_ms: int | None
     #: The queue is paused or limited: take entries through fetch only.
     gated: bool
+    #: Those of ``taken`` that are replays.
+    replays: list[Handed]
 
 
 #: A level, and a cursor in its pending entries.
@@ -226,14 +230,15 @@ class Commands(RecordCommands, LetterCommands, LimitCommands, NoticeCommands, Op
             *(k.dedup, k.job_prefix, k.events, k.recent("dead"), k.outbox, *k.ready),
         )
         noted = _pack([(it.lease.level, it.lease.entry_id, it.fields) for it in taken])
-        now, due, gated, rows = self._run(
+        now, due, gated, rows, replays = self._run(
             "fetch", keys, consumer, count, int(lowest_first), suspects, noted, *signals
         )
         handed = [
-            Handed(Lease(level, id, deliveries, consumer), fields)
-            for level, id, deliveries, fields in rows
+            Handed(Lease(level, id, deliveries, consumer), fields, bool(replay))
+            for level, id, deliveries, fields, replay in rows
         ]
-        return Fetched(handed, None if due < 0 else max(0, due - now), bool(gated))
+        due_in_ms = None if due < 0 else max(0, due - now)
+        return Fetched(handed, due_in_ms, bool(gated), [taken[index - 1] for index in replays])
 
     def settle(
         self,

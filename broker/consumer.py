@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -136,7 +137,22 @@ class StreamsConsumer(Consumer):
                 self.broker.settle_raw(self.queue_name, taken.lease, "", Release())
         else:
             self._taken += handed
-            self._take(handed)
+            self._take(self._looked_up(handed))
+
+    def _looked_up(self, handed: list[Handed]) -> list[Handed]:
+        """What a blocked read brought; which sealed entries are replays the records are asked.
+
+        A fetch tells of its own.
+        """
+        if not any(b"sealed" in each.fields[::2] for each in handed):
+            return handed
+        try:
+            replays = self._ask(0, suspects=0).replays
+        except Exception:
+            for each in handed:  # they are ours by now, and would wait for their leases
+                self.broker.settle_raw(self.queue_name, each.lease, "", Release())
+            raise
+        return [dataclasses.replace(each, replay=each in replays) for each in handed]
 
     def _read(self, reply: Iterable[Any]) -> list[Handed]:
         handed = []
@@ -155,40 +171,24 @@ class StreamsConsumer(Consumer):
         return handed
 
     def _take(self, handed: Iterable[Handed]) -> None:
-        fresh = self._without_replays(list(handed))
-        deliveries = [d for d in map(self._deliver, fresh) if d is not None]
+        deliveries = [d for d in map(self._deliver, handed) if d is not None]
         self.broker.emit_before("take", deliveries)
         self._in_flight.add(deliveries)
 
-    def _without_replays(self, handed: list[Handed]) -> list[Handed]:
-        """Bury the sealed entries whose message has ended or was never enqueued.
-
-        Whoever can add an entry could otherwise have a job run again by copying an old one.
-        """
-        sealed = [each for each in handed if b"sealed" in each.fields[::2]]
-        if not sealed:
-            return handed
-        try:
-            live = self.broker.commands.live(
-                self.queue_name, [each.field(b"id") for each in sealed]
-            )
-        except Exception:
-            for each in handed:  # they are ours by now, and would wait for their leases
-                self.broker.settle_raw(self.queue_name, each.lease, "", Release())
-            raise
-        replays = [each for each, is_live in zip(sealed, live, strict=True) if not is_live]
-        for each in replays:
-            self._bury(each, b"", Replayed("its message has ended, or was never enqueued"))
-        return [each for each in handed if each not in replays]
-
     def _deliver(self, handed: Handed) -> Delivery | None:
         try:
+            if handed.replay:
+                raise Replayed("its message has ended, or was never enqueued")
             size, most = sum(map(len, handed.fields)), self.broker.max_entry_bytes
             if size > most:
                 raise DecodeError(f"entry of {size} bytes, the most is {most}", b"", None)
-            message = self.broker.codec.decode(self.queue_name, entry.to_mapping(handed.fields))
-        except Unauthenticated as error:
-            # Not by its id: a forgery must not end the genuine message in whose name it comes.
+            fields = entry.to_mapping(handed.fields)
+            if 2 * len(fields) < len(handed.fields):
+                # The scripts go by the first one of a name, and what is opened by the last.
+                raise Unauthenticated("a field is there twice")
+            message = self.broker.codec.decode(self.queue_name, fields)
+        except (Unauthenticated, Replayed) as error:
+            # Not by its id: it must not end the genuine message in whose name it comes.
             self._bury(handed, b"", error)
         except (Undecryptable, DecodeError, ValueError) as error:
             self._bury(handed, handed.field(b"id"), error)

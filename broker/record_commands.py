@@ -89,11 +89,6 @@ class RecordCommands(Runner):
         looked_at, last, *ids = self._run("find_ready", keys, field, text, start, limit, most)
         return looked_at, last.decode(), [id.decode("utf-8", "replace") for id in ids]
 
-    def live(self, queue: str, message_ids: Sequence[str | bytes]) -> list[bool]:
-        """For each message whether its record says that it has not ended."""
-        keys = (self.keys(queue).job_prefix,)
-        return [bool(live) for live in self._run("live", keys, *message_ids)]
-
     def forget(self, queue: str, state: str, kept: Keep, limit: int) -> int:
         """Drop up to ``limit`` records of jobs that ended so, beyond ``kept``; returns how many."""
         k = self.keys(queue)

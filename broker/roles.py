@@ -83,7 +83,7 @@ _OWN: Final = (
 _LOOKING: Final = frozenset(
     {
         *("find_ended", "find_ready", "find_scheduled"),
-        *("inspect", "jobs", "letters", "live", "schedules"),
+        *("inspect", "jobs", "letters", "schedules"),
     }
 )
 _SENDING: Final = frozenset({"enqueue", "schedule", "start_flow", "release_branches", "receive"})

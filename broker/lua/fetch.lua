@@ -18,7 +18,9 @@
 -- ARGV[4] suspects   int     how many suspects may be handed over
 -- ARGV[5] taken      msgpack [[level, entry id, [field, value, ...]], ...] what a blocked read has brought since
 -- ARGV[6..] signal   id      signals the consumer has read
--- Returns {now, earliest due or -1, gated 0|1, {{level, entry id, delivery count, {field, value, ...}}, ...}}; times unix ms
+-- Returns {now, earliest due or -1, gated 0|1, {{level, entry id, delivery count, {field, value, ...}, replay 0|1}, ...},
+--         {index, from 1, of what was taken and is a replay, ...}}; times unix ms. A replay is a sealed entry
+--         whose message has ended or was never enqueued
 -- Errors  none of its own
 -- Cost    O(levels + count + promoted log N), at most 200 promoted a call
 --@include bounds
@@ -68,24 +70,37 @@ if #ARGV > 5 then
 end
 
 -- Note that a delivery has begun. What has no record yet comes from another language.
+-- Returns 1 for a replay, of which nothing is noted: whoever can add an entry could otherwise have a
+-- job run again by copying an old one.
 local function note_started(level, entry, fields)
-  local id = field(fields, "id")
+  local id, sealed = field(fields, "id"), field(fields, "sealed")
   if not id or id == "" then
-    return
+    return sealed and 1 or 0
   end
   local record = job_prefix .. id
-  local prior = redis.pcall("HMGET", record, "token", "entry")
-  if not prior.err and (prior[2] or not prior[1]) then  -- a record of another type hinders nobody
+  local prior = redis.pcall("HMGET", record, "token", "entry", "state")
+  if prior.err then  -- a record of another type hinders nobody, and is no live one
+    return sealed and 1 or 0
+  end
+  -- An empty token is what was noted of an entry that nobody enqueued.
+  if sealed and (not prior[1] or prior[1] == "" or prior[3]) then
+    return 1
+  end
+  if prior[2] or not prior[1] then
     local at = string.format("%d", now)
     redis.call("HSET", record, "token", prior[1] or "", "entry", level .. ":" .. entry, "started", at)
     tell(KEYS[9], "started", id, field(fields, "actor"))
   end
+  return 0
 end
 
-for _, taken in ipairs(cmsgpack.unpack(ARGV[5])) do
+local replays = {}
+for i, taken in ipairs(cmsgpack.unpack(ARGV[5])) do
   local pending = redis.pcall("XPENDING", KEYS[FIRST + taken[1]], "workers", taken[2], taken[2], 1, consumer)
-  if not pending.err and pending[1] then  -- else it has ended already
-    note_started(taken[1], taken[2], taken[3])
+  if pending.err or not pending[1] then  -- it has ended already, or is somebody else's
+    replays[#replays + 1] = field(taken[3], "sealed") and i or nil
+  elseif note_started(taken[1], taken[2], taken[3]) == 1 then
+    replays[#replays + 1] = i
   end
 end
 
@@ -96,7 +111,7 @@ local opens_at = false  -- when a limit lets the next job through, unix ms
 
 if paused then
   make_known()
-  return { now, -1, gated, deliveries }
+  return { now, -1, gated, deliveries, replays }
 end
 
 -- One message that somebody else wrote wrongly must not hold up all later ones.
@@ -186,8 +201,8 @@ local function hand_over_released(level, key)
       if not suspect or suspects > 0 then
         local claimed = redis.call("XCLAIM", key, "workers", consumer, 0, entry[1])
         if claimed[1] and claimed[1][2] then
-          deliveries[#deliveries + 1] = { level, entry[1], delivery, claimed[1][2] }
-          note_started(level, entry[1], claimed[1][2])
+          local fields = claimed[1][2]
+          deliveries[#deliveries + 1] = { level, entry[1], delivery, fields, note_started(level, entry[1], fields) }
           if suspect then
             suspects = suspects - 1
           end
@@ -208,8 +223,7 @@ local function hand_over_new(level, key)
   local reply = redis.call("XREADGROUP", "GROUP", "workers", consumer, "COUNT", count - #deliveries, "STREAMS", key, ">")
   if reply then
     for _, entry in ipairs(reply[1][2]) do
-      deliveries[#deliveries + 1] = { level, entry[1], 1, entry[2] }
-      note_started(level, entry[1], entry[2])
+      deliveries[#deliveries + 1] = { level, entry[1], 1, entry[2], note_started(level, entry[1], entry[2]) }
     end
   end
 end
@@ -240,4 +254,4 @@ local due = tonumber(head[2] or "")
 if opens_at and (not due or opens_at < due) then
   due = opens_at
 end
-return { now, due or -1, gated, deliveries }
+return { now, due or -1, gated, deliveries, replays }

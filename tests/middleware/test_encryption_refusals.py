@@ -179,16 +179,16 @@ def test_deliveries_go_back_when_the_server_can_not_tell_whether_they_are_replay
     build: Build, seen: queue.Queue[Any], start_worker: StartWorker
 ) -> None:
     broker = build(Encryption(RING), heartbeat_timeout=600_000)
-    encrypting(broker, seen).send(SECRET)
+    note = encrypting(broker, seen)
     worker = start_worker(broker, queues={"none of ours"})  # boots, and leaves the queue alone
     consumer = broker.consume(QUEUE, prefetch=1, timeout=10)
-    record_key = record(broker, entries(broker)[0][b"id"].decode())
-    kept = broker.client.dump(record_key)
-    assert kept is not None
-    broker.client.set(record_key, "no hash")  # the script fails on it
+    assert next(consumer) is None  # it begins the next time with a blocked read
+    scheduled = f"{{{broker.namespace}:{QUEUE}}}:scheduled"
+    broker.client.set(scheduled, "no sorted set")  # the fetch that follows fails on it
+    note.send(SECRET)
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
         next(consumer)
-    broker.client.restore(record_key, 0, kept, replace=True)
+    broker.client.delete(scheduled)
     eventually(
         lambda: broker.inspector.queue(QUEUE).in_flight, lambda n: n == 0, what="the way back"
     )
@@ -196,6 +196,39 @@ def test_deliveries_go_back_when_the_server_can_not_tell_whether_they_are_replay
     assert delivery is not None
     assert delivery.args == (SECRET,)
     worker.stop()
+
+
+def test_one_record_that_can_not_be_read_holds_up_no_other_job(
+    build: Build, seen: queue.Queue[Any], start_worker: StartWorker
+) -> None:
+    broker = build(Encryption(RING))
+    note = encrypting(broker, seen)
+    broker.client.set(record(broker, note.send("unreadable").message_id), "no hash")
+    note.send(SECRET)
+    start_worker(broker)
+    assert seen.get(timeout=PATIENCE_S) == ((SECRET,), {})
+    assert letter(broker).reason == "replayed"
+    assert seen.empty()
+
+
+def test_a_replay_under_the_name_of_a_live_message_as_well_is_not_run(
+    build: Build, seen: queue.Queue[Any], start_worker: StartWorker
+) -> None:
+    broker = build(Encryption(RING))
+    note = encrypting(broker, seen)
+    old = note.send("old")
+    fields = entries(broker)[0]
+    broker.flush(QUEUE)
+    live = note.send(SECRET).message_id
+    assert live != old.message_id
+    # The records are asked for the first id that an entry names; what is opened names the last.
+    flat = [part for pair in fields.items() for part in pair]
+    broker.client.execute_command("XADD", ready(broker), "*", "id", live, *flat)
+    start_worker(broker)
+    assert seen.get(timeout=PATIENCE_S) == ((SECRET,), {})
+    assert letter(broker).reason == "unauthenticated"
+    assert broker.client.hget(record(broker, live), "state") == b"completed"
+    assert seen.empty()
 
 
 def test_a_replay_runs_when_an_operator_redrives_it(
