@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.demo.left_behind import left_behind
@@ -95,3 +96,22 @@ def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signa
     assert "Interrupted" in output
     assert left_behind(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_demo_that_serves_shows_what_is_left_until_it_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_DASHBOARD_PORT", "0")
+    with demo(tmp_path, "--scale", "0.1", "--serve") as process:
+        assert process.stdout is not None
+        found, lines = None, []
+        for line in process.stdout:
+            lines.append(line)
+            if found := re.search(r"is at (http\S+)", line):
+                break
+        assert found is not None, "".join(lines)
+        assert "notification-queue" in httpx.get(found[1]).text
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+        assert process.returncode == 0
