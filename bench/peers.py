@@ -44,7 +44,9 @@ class Peer(msgspec.Struct, frozen=True):
 
     def build(self, url: str, namespace: str) -> AnyBroker:
         """The broker; connects when it is first used."""
-        options: dict[str, Any] = {"middleware": build(self.middleware)}
+        options: dict[str, Any] = {
+            "middleware": build(self.middleware, telemetry=bool(self.collector))
+        }
         if self.broker == "stub":
             return StubBroker(**options)
         kind = StreamsBroker if self.broker == "streams" else RedisBroker

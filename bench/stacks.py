@@ -13,9 +13,8 @@ from otel.sdk import Service
 from otel.settings import ExportSettings, TelemetrySettings
 from otel.stack import layers
 
-#: Dramatiq's own list, an empty one, Dramatiq's between telemetry, the application's whole list,
-#: or one class of that alone.
-Stack: TypeAlias = Literal["default", "none", "telemetry", "production"] | str
+#: Dramatiq's own list, an empty one, the application's whole list, or one class of that alone.
+Stack: TypeAlias = Literal["default", "none", "production"] | str
 
 #: What an application in production sets: every body is sealed, every job is logged.
 _ENVIRONMENT: Final = {
@@ -24,16 +23,23 @@ _ENVIRONMENT: Final = {
 }
 
 
-def build(name: Stack) -> list[Middleware] | None:
-    """A new list; None is Dramatiq's default."""
-    if name == "default":
+def build(name: Stack, *, telemetry: bool = False) -> list[Middleware] | None:
+    """A new list, with telemetry around it or without; None is Dramatiq's default."""
+    if name == "default" and not telemetry:
         return None
+    made = _made(name)
+    if not telemetry:
+        return made
+    service = Service("bench", "worker", "production")
+    around = layers(TelemetrySettings(), service, ExportSettings.load())
+    return [*around.above, *made, *around.below]
+
+
+def _made(name: Stack) -> list[Middleware]:
+    if name == "default":
+        return [each() for each in default_middleware]
     if name == "none":
         return []
-    if name == "telemetry":
-        service = Service("bench", "worker", "production")
-        around = layers(TelemetrySettings(), service, ExportSettings.load())
-        return [*around.above, *(made() for made in default_middleware), *around.below]
     whole = stack(_settings())
     return whole if name == "production" else [m for m in whole if type(m).__name__ == name]
 

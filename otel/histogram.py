@@ -67,6 +67,7 @@ class Histogram(metrics.Histogram):
         labels = attributes if type(attributes) is Labels else Labels(attributes or {})
         bucket = bisect_left(self._bounds, amount)
         span = trace.get_current_span(context).get_span_context()
+        sampled = span.trace_flags & 1
         with self._lock:
             series = self._series.get(labels) or self._add(labels)
             series.buckets[bucket] += 1
@@ -75,7 +76,7 @@ class Histogram(metrics.Histogram):
                 series.smallest = amount
             if amount > series.largest:
                 series.largest = amount
-            if span.trace_flags.sampled:
+            if sampled:
                 series.exemplars[bucket] = Exemplar(
                     {}, amount, time.time_ns(), span.span_id, span.trace_id
                 )

@@ -46,7 +46,9 @@ _OPTIONS: Final = _Options()
 
 def carries_context(options: Mapping[str, Any]) -> bool:
     """Whether a sender has left anything of a trace in a message's options."""
-    return bool(options) and any(name in options for name in _headers())
+    if not options:
+        return False
+    return "traceparent" in options or any(name in options for name in _headers())
 
 
 def forget(options: MutableMapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import Token
 from functools import lru_cache
 from typing import Any
@@ -108,7 +108,7 @@ class Tracing(SendSpans):
         context = extract(options)
         inside = parent(context, relation)
         span = trace.get_current_span(inside)
-        if is_unsampled(options) and span.get_span_context().is_valid and self._obeys_senders():
+        if self._keeps_nothing(options, span):
             # What the SDK would do, at a third of the price: this is most jobs.
             self._thread.run = _Run(span, active.attach(inside))
             return
@@ -122,10 +122,14 @@ class Tracing(SendSpans):
         token = active.attach(trace.set_span_in_context(span, inside))
         self._thread.run = _Run(span, token)
 
-    def _obeys_senders(self) -> bool:
-        """Whether the sampler keeps nothing that a sender did not keep, whatever it is."""
+    def _keeps_nothing(self, options: Mapping[str, Any], sender: Span) -> bool:
+        """Whether a span would be thrown away: there is no SDK, or the sender has decided so."""
+        if not sender.get_span_context().is_valid:
+            return False
         provider = self._provider or trace.get_tracer_provider()
-        return _obeys(getattr(provider, "sampler", None))
+        if isinstance(provider, trace.ProxyTracerProvider):
+            return True
+        return is_unsampled(options) and _obeys(getattr(provider, "sampler", None))
 
     def end_run(
         self,

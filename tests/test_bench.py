@@ -53,6 +53,7 @@ SINCE = {
     "drain-production",
     "drain-records",
     "drain-telemetry",
+    "drain-telemetry-production",
     "flow-bytes-per-branch",
     "flow-chain",
     "flow-join",
