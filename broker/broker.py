@@ -210,7 +210,7 @@ class StreamsBroker(Broker):
         part of its settlement.
 
         Raises:
-          InvalidOption, MessageTooLarge, QueueFull: nothing was enqueued.
+          InvalidOption, MessageTooLarge, QueueFull, QueueClosed: nothing was enqueued.
           BrokerConnectionError: it may or may not have been enqueued.
         """
         if isinstance(message, Delivery):

@@ -12,7 +12,7 @@ import redis
 from broker import entry
 from broker.delivery import Lease
 from broker.entry import Fields
-from broker.errors import QueueFull
+from broker.errors import QueueClosed, QueueFull
 from broker.keys import QueueKeys
 from broker.letter_commands import LetterCommands
 from broker.limit_commands import LimitCommands
@@ -139,7 +139,13 @@ class Commands(RecordCommands, LetterCommands, LimitCommands, NoticeCommands, Op
     """
 
     def enqueue(
-        self, queue: str, token: str, messages: Iterable[NewMessage], *, max_depth: int = 0
+        self,
+        queue: str,
+        token: str,
+        messages: Iterable[NewMessage],
+        *,
+        max_depth: int = 0,
+        inner: bool = False,
     ) -> list[str]:
         """Make messages ready; a repeat with the same token changes nothing.
 
@@ -148,6 +154,7 @@ class Commands(RecordCommands, LetterCommands, LimitCommands, NoticeCommands, Op
 
         Raises:
           QueueFull: with them the queue would hold more than ``max_depth``; 0 is any number.
+          QueueClosed: it takes nothing more, but for what is ``inner``: sent by a job.
         """
         k = self.keys(queue)
         # The levels in use only: every key costs, here and in the server.
@@ -172,7 +179,7 @@ class Commands(RecordCommands, LetterCommands, LimitCommands, NoticeCommands, Op
             keys += [key for level, key in enumerate(k.ready) if level not in streams]
             keys.append(k.scheduled)
         with _refusing(queue, max_depth):
-            known = self._run("enqueue", keys, token, max_depth, *packed)
+            known = self._run("enqueue", keys, token, _most(max_depth, inner), *packed)
         return [id.decode() for id in known]
 
     def schedule(
@@ -183,6 +190,7 @@ class Commands(RecordCommands, LetterCommands, LimitCommands, NoticeCommands, Op
         messages: Iterable[NewMessage],
         *,
         max_depth: int = 0,
+        inner: bool = False,
     ) -> list[str]:
         """Put messages aside for ``delay_ms`` by the server's clock; else as :meth:`enqueue`."""
         k = self.keys(queue)
@@ -202,11 +210,11 @@ class Commands(RecordCommands, LetterCommands, LimitCommands, NoticeCommands, Op
         ]
         keys = (
             *(k.scheduled, k.scheduled_messages, k.wake, k.dedup, k.lapsing),
-            *(k.job_prefix, k.events, k.recent("cancelled")),
+            *(k.job_prefix, k.events, k.recent("cancelled"), k.control),
             *(k.ready if max_depth else ()),
         )
         with _refusing(queue, max_depth):
-            known = self._run("schedule", keys, token, delay_ms, max_depth, *packed)
+            known = self._run("schedule", keys, token, delay_ms, _most(max_depth, inner), *packed)
         return [id.decode() for id in known]
 
     def fetch(
@@ -342,12 +350,19 @@ def pack_claim(claim: Claim | None) -> tuple[str, int, bool] | bool:
     return False if claim is None else (claim.key, claim.ttl_ms, claim.outlives)
 
 
+def _most(max_depth: int, inner: bool) -> int:
+    """As ``closed.lua`` reads it."""
+    return -max_depth - 1 if inner else max_depth
+
+
 @contextmanager
 def _refusing(queue: str, max_depth: int) -> Iterator[None]:
     try:
         yield
     except redis.ResponseError as error:
         refusal, _, depth = str(error).partition(" ")
+        if refusal == "CLOSED":
+            raise QueueClosed(queue) from None
         if refusal != "FULL":
             raise
         raise QueueFull(queue, int(depth), max_depth) from None

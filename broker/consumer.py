@@ -120,19 +120,19 @@ class StreamsConsumer(Consumer):
         ids = [">"] * len(streams)
         read = ("XREADGROUP", "GROUP", GROUP, consumer, *block, "STREAMS", *streams, *ids)
         # Answered after the read: a pause or limit set while it began is seen here.
-        look = ("EXISTS", self._keys.control)
+        look = ("HMGET", self._keys.control, "paused", "global_concurrency", "rate")
         with translated():
             client = self.broker.blocking_client(block_ms)
-            reply, gated_by_now = pipeline(client, streams[0], read, look, due_s=due_s)
+            reply, gates = pipeline(client, streams[0], read, look, due_s=due_s)
             if isinstance(reply, redis.ResponseError) and str(reply).startswith(_STREAM_GONE):
                 self._quiet = 0
                 return  # deleted under us: the next fetch makes it again
-            for failure in (reply, gated_by_now):
+            for failure in (reply, gates):
                 if isinstance(failure, Exception):
                     raise failure
         self._quiet = 0 if reply else self._quiet + 1
         handed = self._read(reply or ())
-        if gated_by_now:
+        if any(gate is not None for gate in gates):
             for taken in handed:
                 self.broker.settle_raw(self.queue_name, taken.lease, "", Release())
         else:

@@ -60,6 +60,11 @@ def current_job() -> CurrentJob:
     return job
 
 
+def running() -> bool:
+    """Whether a job runs here."""
+    return _current.get() is not None
+
+
 def begin(delivery: Delivery, progress: Progress) -> None:
     """The calling thread runs this delivery from here on."""
     job = CurrentJob(

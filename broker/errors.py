@@ -83,6 +83,14 @@ class QueueFull(HeadraceError):
         self.limit = limit
 
 
+class QueueClosed(HeadraceError):
+    """The queue takes nothing more from producers; nothing was enqueued."""
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(f"queue {queue!r} is closed")
+        self.queue = queue
+
+
 class MessageTooLarge(HeadraceError, ValueError):
     """The encoded message is over the limit; nothing was enqueued. Sizes are bytes."""
 

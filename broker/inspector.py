@@ -102,6 +102,18 @@ class Inspector(DeadLetters):
         """
         return self._commands.limit(name, limit)
 
+    def close(self, name: str) -> bool:
+        """Take nothing more from producers: they get QueueClosed. False if it was closed already.
+
+        What is there runs, and so does what its jobs send. Schedules of the queue don't fire, and
+        events stay in their streams.
+        """
+        return self._commands.close(name)
+
+    def open(self, name: str) -> bool:
+        """Take messages again; False if the queue was open."""
+        return self._commands.open(name)
+
     def limit_of(self, name: str) -> QueueLimit:
         """The bounds that hold for a queue now."""
         return self._commands.limit_of(name)

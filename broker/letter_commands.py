@@ -63,6 +63,12 @@ class LetterHead:
 class LetterCommands(Runner):
     """A part of :class:`broker.commands.Commands`."""
 
+    def adopt(self, queue: str, id: bytes, died_at_ms: int, letter: bytes) -> bytes:
+        """Take a dead letter as it lay elsewhere; returns its id here. A repeat changes nothing."""
+        k = self.keys(queue)
+        taken: bytes = self._run("adopt", (k.dead, k.dead_messages), id, died_at_ms, "", letter)
+        return taken
+
     def redrive(self, queue: str, letters: Iterable[Redriven]) -> int:
         """Move dead letters back; returns how many of them were still there."""
         k = self.keys(queue)

@@ -31,6 +31,8 @@ class QueueInfo:
     oldest_age_ms: int | None
     paused: bool
     consumers: int
+    #: It takes nothing more from producers.
+    closed: bool
 
 
 #: Where messages are outside the streams.
@@ -43,7 +45,7 @@ class OperatorCommands(Runner):
     def inspect(self, queue: str) -> QueueInfo:
         """Counts of one queue, from one moment; all 0 for a queue nobody used."""
         k = self.keys(queue)
-        now, ready, scheduled, due, in_flight, dead, oldest, paused, consumers = self._run(
+        now, ready, scheduled, due, in_flight, dead, oldest, paused, consumers, closed = self._run(
             "inspect", (k.scheduled, k.dead, k.control, *k.ready)
         )
         return QueueInfo(
@@ -56,6 +58,7 @@ class OperatorCommands(Runner):
             oldest_age_ms=None if oldest < 0 else max(0, now - oldest),
             paused=bool(paused),
             consumers=consumers,
+            closed=bool(closed),
         )
 
     def pause(self, queue: str) -> bool:
@@ -67,6 +70,14 @@ class OperatorCommands(Runner):
         """End a pause; False if there was none."""
         k = self.keys(queue)
         return bool(self._run("resume", (k.control, k.wake)))
+
+    def close(self, queue: str) -> bool:
+        """Take nothing more from producers; False if the queue was closed already."""
+        return bool(self._run("close", (self.keys(queue).control,)))
+
+    def open(self, queue: str) -> bool:
+        """Take messages from producers again; False if the queue was open."""
+        return bool(self._run("open", (self.keys(queue).control,)))
 
     def limit(self, queue: str, limit: QueueLimit) -> bool:
         """Set the queue's bounds, and lift those that are None; False if nothing changed."""

@@ -14,7 +14,7 @@ from dramatiq.common import current_millis
 from dramatiq.errors import BrokerConnectionError
 from dramatiq.message import Message
 
-from broker import entry
+from broker import current, entry
 from broker.commands import NewMessage
 from broker.dead_routing import forwarded
 from broker.delivery import InFlight
@@ -161,7 +161,8 @@ class Producer:
             put = partial(self._commands.schedule, queue, token, delay or 0, new)
         else:
             put = partial(self._commands.enqueue, queue, token, new)
-        put = partial(put, max_depth=max_depth)
+        inner = free or current.running()  # what a job sends, a closed queue takes
+        put = partial(put, max_depth=max_depth, inner=inner)
         known = put() if bound is None else with_room(put, bound.block_ms)
         return [
             m if m.message_id == id else dataclasses.replace(m, message_id=id)

@@ -90,9 +90,11 @@ _SENDING: Final = frozenset({"enqueue", "schedule", "start_flow", "release_branc
 _OPERATING: Final = frozenset(
     {
         *(
+            "close",
             "drop_dead",
             "fire",
             "letters",
+            "open",
             "pass_over",
             "pause",
             "pause_schedule",
@@ -126,7 +128,7 @@ _READ: Final[tuple[_DirectAccess, ...]] = (
 )
 _WORK: Final[tuple[_DirectAccess, ...]] = (
     (("xreadgroup",), ("ready:*", "wake")),
-    (("exists",), ("control",)),
+    (("hmget",), ("control",)),
     (("xtrim",), ("events",)),
     (("xrange", "xdel"), ("outbox",)),
     (("zrange",), ("flows:deadlines",)),

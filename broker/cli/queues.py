@@ -44,7 +44,8 @@ def ls(ctx: typer.Context, as_json: AsJson = False) -> None:
 def _row(info: QueueInfo) -> tuple[object, ...]:
     counts = (info.ready, info.scheduled, info.in_flight, info.dead)
     oldest = lasting(info.oldest_age_ms)
-    return info.name, *counts, oldest, info.consumers, "paused" if info.paused else ""
+    marks = [mark for mark in ("paused", "closed") if getattr(info, mark)]
+    return info.name, *counts, oldest, info.consumers, ", ".join(marks)
 
 
 @app.command("show")
@@ -84,6 +85,22 @@ def resume(ctx: typer.Context, queue: Queue, as_json: AsJson = False) -> None:
     inspector = broker_of(ctx).inspector
     changed = inspector.resume(known(inspector, queue))
     said({"changed": changed}, as_json, "resumed" if changed else "was not paused")
+
+
+@app.command("close")
+def close(ctx: typer.Context, queue: Queue, as_json: AsJson = False) -> None:
+    """Take nothing more from producers; what is there runs, and what its jobs send."""
+    inspector = broker_of(ctx).inspector
+    changed = inspector.close(known(inspector, queue))
+    said({"changed": changed}, as_json, "closed" if changed else "was closed already")
+
+
+@app.command("open")
+def open_queue(ctx: typer.Context, queue: Queue, as_json: AsJson = False) -> None:
+    """Take messages from producers again."""
+    inspector = broker_of(ctx).inspector
+    changed = inspector.open(known(inspector, queue))
+    said({"changed": changed}, as_json, "opened" if changed else "was not closed")
 
 
 @app.command("set")

@@ -3,7 +3,7 @@
 -- KEYS[1] schedules   HASH    name -> definition
 -- KEYS[2] state       HASH    what:name -> value
 -- KEYS[3] wake        STREAM  signals for consumers that do not block on the levels
--- KEYS[4] control     HASH    present when the queue is paused or limited
+-- KEYS[4] control     HASH    present when the queue is paused, limited or closed
 -- KEYS[5] dedup       HASH    deduplication key -> message id
 -- KEYS[6] lapsing     ZSET    deduplication key -> when it is free again, unix ms; of those with a ttl
 -- KEYS[7] job prefix  prefix of the records, completed with the message id
@@ -44,7 +44,7 @@ if at <= mark and not waited then
   -- The reply to this very attempt may have been lost.
   return redis.call("HGET", job_prefix .. ARGV[6], "token") == ARGV[5] and "fired" or "again"
 end
-if state[4] then
+if state[4] or redis.call("HEXISTS", KEYS[4], "closed") == 1 then
   return "paused"
 end
 if not waited then

@@ -2,9 +2,9 @@
 -- inspect: count a queue at one moment. No writes, so it answers on a full server and on a replica.
 -- KEYS[1] scheduled   ZSET    id -> due time, unix ms
 -- KEYS[2] dead        ZSET    id -> time of death, unix ms
--- KEYS[3] control     HASH    paused
+-- KEYS[3] control     HASH    paused, closed
 -- KEYS[4..] ready     STREAM  one a level
--- Returns {now, ready, scheduled, due, in flight, dead, oldest or -1, paused 0|1, consumers}; times unix ms
+-- Returns {now, ready, scheduled, due, in flight, dead, oldest or -1, paused 0|1, consumers, closed 0|1}; times unix ms
 -- Errors  none of its own
 -- Cost    O(C + log N) a level, C consumers of the group, N scheduled
 --@include clock
@@ -40,4 +40,5 @@ return {
   oldest,
   redis.call("HEXISTS", KEYS[3], "paused"),
   consumers,
+  redis.call("HEXISTS", KEYS[3], "closed"),
 }

@@ -8,19 +8,21 @@
 -- KEYS[6] job prefix  prefix of the records, completed with the message id
 -- KEYS[7] events      STREAM
 -- KEYS[8] cancelled   ZSET    id -> when it ended, unix ms; for a message that is replaced
--- KEYS[9..] ready     STREAM  of a bounded queue: one a level
+-- KEYS[9] control     HASH    closed
+-- KEYS[10..] ready    STREAM  of a bounded queue: one a level
 -- ARGV[1] token       str     names this attempt: a repeat with the same token changes nothing
 -- ARGV[2] delay       int     ms from now, by the server's clock
--- ARGV[3] most        int     messages that the queue may hold; 0: any number
+-- ARGV[3] most        int     messages that the queue may hold; 0: any number; see closed.lua
 -- ARGV[4..] message   msgpack [id, claim, successor, recorded, replaces, actor, packed fields]
 -- Returns for each message the id it is known by: its own, or the holder of its deduplication key
--- Errors  BADARG the delay is no number; FULL the depth; nothing written
+-- Errors  BADARG the delay is no number; FULL the depth; CLOSED; nothing written
 -- Cost    O(log N) a message, N scheduled, and O(levels) for a bounded queue
 --@include clock
 --@include wake
 --@include record
 --@include admit
 --@include room
+--@include closed
 local keys = { dedup = KEYS[4], lapsing = KEYS[5], job_prefix = KEYS[6], events = KEYS[7], recent = KEYS[8] }
 local token, delay, job_prefix = ARGV[1], tonumber(ARGV[2]), KEYS[6]
 if not delay or not (delay > -(2 ^ 53) and delay < 2 ^ 53) then
@@ -30,9 +32,12 @@ local messages = {}
 for i = 4, #ARGV do
   messages[i - 3] = cmsgpack.unpack(ARGV[i])
 end
-local most = tonumber(ARGV[3])
+local most, inner = bound_of(tonumber(ARGV[3]))
+if not inner and refuses(KEYS[9], token, job_prefix, messages[1] and messages[1][1]) then
+  return redis.error_reply("CLOSED")
+end
 if most > 0 then
-  local full, depth = is_full(most, KEYS[1], { unpack(KEYS, 9) }, job_prefix, token, messages, 3)
+  local full, depth = is_full(most, KEYS[1], { unpack(KEYS, 10) }, job_prefix, token, messages, 3)
   if full then
     return redis.error_reply("FULL " .. depth)
   end

@@ -2,7 +2,7 @@
 -- take_events: make the messages of events ready, each once though the events be handed over again.
 -- KEYS[1] taken       ZSET    event and actor -> when it was taken, unix ms; until the event is acknowledged
 -- KEYS[2] wake        STREAM  signals for consumers that do not block on the levels
--- KEYS[3] control     HASH    present when the queue is paused or limited
+-- KEYS[3] control     HASH    present when the queue is paused, limited or closed
 -- KEYS[4] dedup       HASH    deduplication key -> message id
 -- KEYS[5] lapsing     ZSET    deduplication key -> when it is free again, unix ms; of those with a ttl
 -- KEYS[6] job prefix  prefix of the records, completed with the message id
@@ -12,7 +12,7 @@
 -- ARGV[1] deadline    int     unix ms; later the events may be somebody else's
 -- ARGV[2] token       str     names this attempt
 -- ARGV[3..] message   msgpack [event and actor, id, level, claim, recorded, [field, value, ...]]; claim as for enqueue
--- Returns how many messages of the queue wait now, or -1 if it is too late and nothing was written
+-- Returns how many messages of the queue wait now, or -1 if it is too late, or the queue is closed, and nothing was written
 -- Errors  BADARG no such level, or fields that are no pairs; nothing written
 -- Cost    O(log N) a message, N taken
 --@include bounds
@@ -37,7 +37,7 @@ for i = 3, #ARGV do
   messages[i - 2] = message
 end
 local now = now_ms()
-if not deadline or now > deadline then
+if not deadline or now > deadline or redis.call("HEXISTS", KEYS[3], "closed") == 1 then
   return -1
 end
 

@@ -70,7 +70,10 @@ def test_a_retry_to_no_stream_refuses_the_whole_batch(scripts: Scripts) -> None:
 @pytest.mark.parametrize("wrong", ["delay", "message"])
 def test_a_refused_schedule_writes_nothing(scripts: Scripts, wrong: str) -> None:
     k = scripts.keys
-    keys = (k.scheduled, k.scheduled_messages, k.wake, k.dedup, k.job_prefix)
+    keys = (
+        *(k.scheduled, k.scheduled_messages, k.wake, k.dedup, k.lapsing),
+        *(k.job_prefix, k.events, k.recent("cancelled"), k.control),
+    )
     good = pack_array(("m", "", False, pack(fields_of("m"))))
     args = ("nan", 0, good) if wrong == "delay" else (1_000, 0, good, b"\xc1")
     with pytest.raises(redis.ResponseError):

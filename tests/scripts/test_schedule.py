@@ -57,7 +57,10 @@ def test_one_consumer_is_told_when_the_earliest_time_changes(scripts: Scripts) -
 
 def test_a_delay_that_is_no_number_is_refused_and_nothing_written(scripts: Scripts) -> None:
     k = scripts.keys
-    keys = (k.scheduled, k.scheduled_messages, k.wake, k.dedup, k.job_prefix)
+    keys = (
+        *(k.scheduled, k.scheduled_messages, k.wake, k.dedup, k.lapsing),
+        *(k.job_prefix, k.events, k.recent("cancelled"), k.control),
+    )
     with pytest.raises(redis.ResponseError, match="BADARG delay"):
         scripts.run("schedule", keys, "t", "soon", 0, pack(fields_of("m")))
     assert scripts.snapshot() == {}
