@@ -9,7 +9,7 @@ import sys
 from broker.cli.application import Application
 from broker.errors import HeadraceError
 from dashboard import passwords
-from dashboard.serving import serve
+from dashboard.serving import say, serve
 from dashboard.settings import DashboardSettings
 
 
@@ -19,8 +19,8 @@ def main(arguments: list[str]) -> int:
     if given.command == "hash-password":
         return hash_password()
     try:
-        serve(Application(given.app).broker, DashboardSettings.load())
-    except (HeadraceError, OSError) as error:
+        serve(Application(given.app).broker, DashboardSettings.load(), listens=say)
+    except HeadraceError as error:
         sys.stderr.write(f"dashboard: {error}\n")
         return 2
     return 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
+import math
 import re
 import threading
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from typing import Any, Final, TypeAlias
@@ -33,6 +35,8 @@ class Role(Enum):
 class User:
     name: str
     role: Role
+    #: Another one after a change of the password; empty where there is none.
+    mark: str = field(default="", repr=False)
 
     @property
     def operates(self) -> bool:
@@ -47,7 +51,7 @@ class TooManyTries(Exception):
     """Too many failures by this name or from this address."""
 
     def __init__(self, wait_s: float) -> None:
-        super().__init__(f"too many failures, try again in {wait_s:.0f} s")
+        super().__init__(f"too many failures, try again in {math.ceil(wait_s)} s")
         self.wait_s = wait_s
 
 
@@ -137,7 +141,7 @@ def _parsed(line: str, where: str) -> tuple[User, str]:
     if not _NAME.fullmatch(name):
         raise SettingsError(where, name, "a name must be 1 to 100 letters, digits or _ . @ -")
     try:
-        user = User(name, Role(role))
+        user = User(name, Role(role), hashlib.sha256(kept.encode()).hexdigest()[:16])
     except ValueError:
         raise SettingsError(where, role, "a role must be viewer or operator") from None
     try:
@@ -147,19 +151,14 @@ def _parsed(line: str, where: str) -> tuple[User, str]:
     return user, kept
 
 
-class ProxyHeader:
-    """Users as a proxy in front has found them out, which says so by a header.
-
-    The header counts only when the connection comes from one of the proxy's addresses; the proxy
-    must drop the header of requests that bring it along.
+class Proxies:
+    """The proxies in front: who speaks for a client, and says so by headers.
 
     Raises:
       SettingsError: an address is none.
     """
 
-    def __init__(self, header: str, addresses: Collection[str], operators: Collection[str]) -> None:
-        self._variable = "HTTP_" + header.upper().replace("-", "_")
-        self._operators = frozenset(operators)
+    def __init__(self, addresses: Collection[str]) -> None:
         try:
             self._networks = [ipaddress.ip_network(each) for each in addresses]
         except ValueError as error:
@@ -167,15 +166,38 @@ class ProxyHeader:
                 "HEADRACE_DASHBOARD_PROXY_ADDRESSES", ",".join(addresses), str(error)
             ) from None
 
-    def __call__(self, environ: Environ) -> User | None:
-        name = environ.get(self._variable, "")
-        if not _NAME.fullmatch(name) or not self._trusts(environ.get("REMOTE_ADDR", "")):
-            return None
-        return User(name, Role.OPERATOR if name in self._operators else Role.VIEWER)
-
-    def _trusts(self, address: str) -> bool:
+    def include(self, address: str) -> bool:
+        """Whether a connection from there is a proxy's."""
         try:
             found = ipaddress.ip_address(address)
         except ValueError:
             return False
         return any(found in network for network in self._networks)
+
+    def client_of(self, environ: Environ) -> str:
+        """The address of whoever has asked: the last one that a proxy has put down, if it is one's.
+
+        Those before it in ``X-Forwarded-For`` are the client's own words.
+        """
+        peer = str(environ.get("REMOTE_ADDR", ""))
+        told = str(environ.get("HTTP_X_FORWARDED_FOR", "")).rpartition(",")[2].strip()
+        return told if told and self.include(peer) else peer
+
+
+class ProxyHeader:
+    """Users as a proxy in front has found them out, which says so by a header.
+
+    The header counts only when the connection comes from one of the proxy's addresses; the proxy
+    must drop the header of requests that bring it along.
+    """
+
+    def __init__(self, header: str, proxies: Proxies, operators: Collection[str]) -> None:
+        self._variable = "HTTP_" + header.upper().replace("-", "_")
+        self._proxies = proxies
+        self._operators = frozenset(operators)
+
+    def __call__(self, environ: Environ) -> User | None:
+        name = environ.get(self._variable, "")
+        if not _NAME.fullmatch(name) or not self._proxies.include(environ.get("REMOTE_ADDR", "")):
+            return None
+        return User(name, Role.OPERATOR if name in self._operators else Role.VIEWER)

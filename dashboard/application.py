@@ -18,7 +18,7 @@ from broker.broker import StreamsBroker
 from broker.errors import HeadraceError
 from broker.jobs import JobUnknown
 from dashboard import theme
-from dashboard.access import Access
+from dashboard.access import Access, Proxies
 from dashboard.filters import FILTERS
 from dashboard.gate import Gate
 from dashboard.interface import InspectorInterface
@@ -77,12 +77,14 @@ class Dashboard(DashboardApp):  # type: ignore[misc]  # theirs has no types
         access: Access,
         secret: str | None = None,
         links: Links | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
         """
         Args:
           prefix: the path that the application is mounted under; requests come without it.
           access: who may come in.
           secret: signs sessions; the same in every process. None: a new one.
+          proxies: in front of it; they know the address of whoever asks.
         """
         super().__init__(broker, prefix)
         self.iface = InspectorInterface(broker)
@@ -93,6 +95,7 @@ class Dashboard(DashboardApp):  # type: ignore[misc]  # theirs has no types
         self.sampler = Sampler(broker)
         self.tasks = Tasks()
         self.links = Links() if links is None else links
+        self.proxies = Proxies(()) if proxies is None else proxies
         self._logger = get_logger(__name__, type(self))
         self._files = {name: _file(name) for name in _STATIC}
         self.templates.loader = theme.loader()
@@ -165,6 +168,7 @@ class Dashboard(DashboardApp):  # type: ignore[misc]  # theirs has no types
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         request = PageRequest.from_environ(environ)
+        request.address = self.proxies.client_of(environ)
         static = request.path.startswith("/static/")
 
         def start(status: str, headers: list[tuple[str, str]]) -> None:

@@ -55,13 +55,13 @@ def charts(samples: Sequence[Sample]) -> list[Chart]:
             ("out", "primary", [s.left_per_s for s in samples]),
         ),
         _chart(
-            "Latency, 95th percentile",
+            "Latency (p95)",
             lasting,
             ("wait", "secondary", [s.wait_ms for s in samples]),
             ("run", "primary", [s.run_ms for s in samples]),
         ),
         _chart(
-            "Errors: jobs that died per minute",
+            "Errors per minute",
             _rate,
             ("died", "tertiary", [s.died_per_min for s in samples]),
         ),

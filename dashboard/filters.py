@@ -36,7 +36,17 @@ def lasting(ms: float | None) -> str:
 def timeago(unix_ms: int) -> str:
     """How long ago, or in how long."""
     since = time.time() * 1000 - unix_ms
-    return f"{lasting(since)} ago" if since >= 0 else f"in {lasting(-since)}"
+    if abs(since) < 1_000:
+        return "now"
+    return f"{_rounded(since)} ago" if since >= 0 else f"in {_rounded(-since)}"
+
+
+def _rounded(ms: float) -> str:
+    """Of seconds and minutes no parts."""
+    for unit, size in _SPANS[2:]:
+        if size <= ms < size * 60:
+            return f"{ms / size:.0f} {unit}"
+    return lasting(ms)
 
 
 def number(value: float) -> str:

@@ -57,7 +57,8 @@ class Gate:
             raise self._refused(request, "host", "421 Misdirected Request")
         self._check_site(request)
         cookies = request.headers.get("cookie", "")
-        request.session = self._sessions.read(cookies) or self._sessions.new()
+        request.arrived = self._sessions.read(cookies)
+        request.session = request.arrived or self._sessions.new()
         request.user = self._user(request)
         token = self._sessions.token(request.session)
         if request.method == "POST":
@@ -73,7 +74,11 @@ class Gate:
             return access.everybody
         if access.identify is not None:
             return access.identify(request.environ)
-        return None if access.users is None else access.users.get(request.session.user)
+        if access.users is None:
+            return None
+        found = access.users.get(request.session.user)
+        # A changed password ends the sessions that were begun with the old one.
+        return found if found is not None and found.mark == request.session.mark else None
 
     def _check_site(self, request: PageRequest) -> None:
         site = request.headers.get("sec-fetch-site")
@@ -106,7 +111,8 @@ class Gate:
     ) -> list[tuple[str, str]]:
         """The headers of an answer with ours; their cookie is not needed, the session's is."""
         kept = [each for each in headers if each[0].lower() != "set-cookie"]
-        if not static and request.session.id:
+        # One that is there is not sent again: its time would begin anew.
+        if not static and request.session.id and request.session != request.arrived:
             kept.append(("Set-Cookie", self.cookie(request, request.session)))
         return [*kept, *_HEADERS, _KEPT if static else _NOT_KEPT]
 

@@ -6,6 +6,7 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any, Final
 
 from dramatiq.logging import get_logger
@@ -13,6 +14,7 @@ from waitress.server import create_server
 from waitress.wasyncore import close_all
 
 from broker.broker import StreamsBroker
+from broker.errors import SettingsError
 from dashboard.application import Dashboard
 from dashboard.audit import AUDIT
 from dashboard.settings import DashboardSettings
@@ -25,8 +27,8 @@ class Server:
     """Listens once it is made; ``run`` answers until ``close``.
 
     Raises:
-      SettingsError: others than this machine could connect, and nobody would be asked who they are.
-      OSError: the address is taken or not ours.
+      SettingsError: others than this machine could connect, and nobody would be asked who they are;
+        or the address is taken or not ours.
     """
 
     def __init__(self, broker: StreamsBroker, settings: DashboardSettings) -> None:
@@ -37,6 +39,7 @@ class Server:
             access=settings.access,
             secret=secret,
             links=settings.links,
+            proxies=settings.proxies,
         )
         self._prefix = settings.prefix
         self._logger = get_logger(__name__, type(self))
@@ -48,6 +51,8 @@ class Server:
             max_request_body_size=_MOST_BODY_BYTES,
             url_scheme="https" if settings.https else "http",
             ident=None,
+            # Whom of them to believe is known by the settings.
+            clear_untrusted_proxy_headers=False,
         )
         self._settings = settings
 
@@ -79,21 +84,36 @@ class Server:
 
 def _listening(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, reuse_port=False)
+    try:
+        return socket.create_server((host, port), family=family, reuse_port=False)
+    except OSError as error:
+        rule = f"must be an address of this machine and a free port ({error.strerror})"
+        raise SettingsError("HEADRACE_DASHBOARD_HOST", f"{host}:{port}", rule) from error
 
 
-def serve(broker: StreamsBroker, settings: DashboardSettings) -> None:
-    """Serve in the foreground until SIGINT or SIGTERM. Raises as :class:`Server`."""
+def serve(
+    broker: StreamsBroker, settings: DashboardSettings, *, listens: Callable[[str], None]
+) -> None:
+    """Serve in the foreground until SIGINT or SIGTERM. Raises as :class:`Server`.
+
+    ``listens`` is told the address as soon as it answers.
+    """
     log_to_stderr()
     server = Server(broker, settings)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.stderr.write(f"dashboard: {server.url}\n")
+    listens(server.url)
     try:
         server.run()
     except KeyboardInterrupt:
         pass  # the way to end it
     finally:
         server.close()
+
+
+def say(url: str) -> None:
+    """The address, for people."""
+    sys.stderr.write(f"dashboard: {url}\n")
+    sys.stderr.flush()
 
 
 def log_to_stderr() -> None:

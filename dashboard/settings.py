@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from broker.configuration import HIDDEN, Secret, Variable, build, from_environment
 from broker.errors import SettingsError
-from dashboard.access import Access, ProxyHeader, Users
+from dashboard.access import Access, Proxies, ProxyHeader, Users
 
 _LEAST_SECRET: Final = 32
 
@@ -65,7 +65,7 @@ class DashboardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     secret: Secret | None = None
     #: A header by which a proxy in front names the user.
     proxy_header: Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+$")] | None = None
-    #: Where that proxy's connections come from: addresses or networks.
+    #: Where the connections of proxies in front come from: addresses or networks.
     proxy_addresses: tuple[str, ...] = ()
     #: Of the users that it names, those who may act; the others may look.
     proxy_operators: tuple[str, ...] = ()
@@ -96,6 +96,14 @@ class DashboardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
         return made
 
     @property
+    def proxies(self) -> Proxies:
+        """
+        Raises:
+          SettingsError: an address is none.
+        """
+        return Proxies(self.proxy_addresses)
+
+    @property
     def access(self) -> Access:
         """Who may come in.
 
@@ -104,7 +112,7 @@ class DashboardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
             connect.
         """
         if self.proxy_header is not None:
-            known = ProxyHeader(self.proxy_header, self.proxy_addresses, self.proxy_operators)
+            known = ProxyHeader(self.proxy_header, self.proxies, self.proxy_operators)
             return Access.by(known)
         if self.users is not None:
             return Access.by_password(Users(self.users.reveal(), source="HEADRACE_DASHBOARD_USERS"))

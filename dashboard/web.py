@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
-from urllib.parse import parse_qsl, quote, unquote
+from typing import Any, Final, Literal, TypeAlias, get_args
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from dramatiq.errors import BrokerConnectionError
 from dramatiq_dashboard.csrf import csrf_protect
@@ -29,8 +29,40 @@ Context: TypeAlias = dict[str, Any]
 #: The name of their token's field.
 TOKEN: Final = "__dd_csrf"  # noqa: S105  # a name, no secret
 
+#: What an operator does; `reveal` is a page of its own.
+Verb: TypeAlias = Literal[
+    "cancel",
+    "promote",
+    "retry",
+    "delete",
+    "pause",
+    "resume",
+    "limit",
+    "redrive all",
+    "delete all",
+    "stop",
+    "enqueue",
+    "pause schedule",
+    "resume schedule",
+    "run schedule",
+]
+#: How it ended: as asked, or with nothing to do.
+Outcome: TypeAlias = Literal[
+    "done",
+    "begun",
+    "asked",
+    "had ended",
+    "was not scheduled",
+    "was not dead",
+    "was paused already",
+    "was not paused",
+    "was so already",
+]
+
 _MOST_BYTES: Final = 1024 * 1024
 _NOBODY: Final = Session("")
+#: The parameter by which an action tells the next page what it did.
+_DID: Final = "did"
 
 
 class BadRequest(HeadraceError):
@@ -50,6 +82,8 @@ class PageRequest(Request):  # type: ignore[misc]  # theirs has no types
     scheme: str = "http"
     host: str = ""
     session: Session = _NOBODY
+    #: The one of its cookie; None when it has none that counts.
+    arrived: Session | None = None
     #: The gate lets nobody else than a user pass, but for the sign-in.
     user: User | None = None
     environ: Mapping[str, Any] = field(default_factory=dict)
@@ -100,6 +134,14 @@ class PageRequest(Request):  # type: ignore[misc]  # theirs has no types
     def operates(self) -> bool:
         return self.user is not None and self.user.operates
 
+    @property
+    def did(self) -> str:
+        """What the action that has led here did, for people; empty for none."""
+        verb, _, outcome = self.params.get(_DID, "").partition(":")
+        # The address may be anybody's link: nothing else of it is shown.
+        known = verb in get_args(Verb) and outcome in get_args(Outcome)
+        return f"{verb.capitalize()}: {outcome}." if known else ""
+
     def form(self, name: str) -> str:
         """A field of the form.
 
@@ -126,7 +168,7 @@ class Done:
     """What an action did, for the audit log, and where to go from it."""
 
     uri: str
-    outcome: str
+    outcome: Outcome
     about: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -143,7 +185,7 @@ def page(template: str) -> Callable[[Page], Page]:
     return decorate
 
 
-def action(verb: str) -> Callable[[Callable[..., Done | Response]], Page]:
+def action(verb: Verb) -> Callable[[Callable[..., Done | Response]], Page]:
     """What changes or reveals something: by POST, for operators, with a line in the audit log.
 
     The method returns :class:`Done`, or a response after a note of its own.
@@ -164,12 +206,16 @@ def action(verb: str) -> Callable[[Callable[..., Done | Response]], Page]:
             if not isinstance(done, Done):
                 return done
             noted(request, verb, done.outcome, **names, **done.about)
-            return redirect(done.uri)
+            return redirect(_telling(done.uri, verb, done.outcome))
 
         made: Page = handler(csrf_protect(run))
         return made
 
     return decorate
+
+
+def _telling(uri: str, verb: Verb, outcome: Outcome) -> str:
+    return f"{uri}{'&' if '?' in uri else '?'}{urlencode({_DID: f'{verb}:{outcome}'})}"
 
 
 def noted(request: PageRequest, verb: str, outcome: str, **about: object) -> None:

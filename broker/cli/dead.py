@@ -13,11 +13,13 @@ from broker.cli.output import AsJson, at, console, counted, facts, lines, said, 
 from broker.cli.queues import Yes, known
 from broker.dead_letters import DeadFilter, DeadLetter
 from broker.evidence import Reason
+from broker.inspector import Inspector
 
 app: Final = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Look at dead letters, redrive, drop them."
 )
 
+Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="These letters only.")]
 DeathReason = Annotated[Reason | None, typer.Option(help="Why they died.")]
 ActorName = Annotated[str | None, typer.Option("--actor", help="Their actor.")]
 ErrorType = Annotated[str | None, typer.Option(help="The class of the exception.")]
@@ -102,9 +104,7 @@ def _told(letter: DeadLetter, payload: bool) -> dict[str, Any]:
 def redrive(
     ctx: typer.Context,
     queue: Queue,
-    ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]...", help="These letters only.")
-    ] = None,
+    ids: Ids = None,
     reason: DeathReason = None,
     actor: ActorName = None,
     error_type: ErrorType = None,
@@ -122,7 +122,7 @@ def redrive(
     inspector = broker_of(ctx).inspector
     where = _filter(reason, actor, error_type, error, older_than, younger_than)
     known(inspector, queue)
-    total = len(ids) if ids else sum(g.count for g in inspector.dead_groups(queue, where))
+    total = _counted(inspector, queue, ids, where)
     if dry_run:
         said({"would_move": total}, as_json, f"would move {total}")
         return
@@ -135,19 +135,37 @@ def redrive(
 def purge(
     ctx: typer.Context,
     queue: Queue,
-    older_than: Annotated[int, typer.Option(min=0, help="Ms since death, at the least.")] = 0,
+    ids: Ids = None,
+    reason: DeathReason = None,
+    actor: ActorName = None,
+    error_type: ErrorType = None,
+    error: ErrorPart = None,
+    older_than: OlderThan = None,
+    younger_than: YoungerThan = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Drop dead letters. There is no way back."""
+    """Drop dead letters: these, or all that the options match. There is no way back."""
     inspector = broker_of(ctx).inspector
-    total = inspector.queue(known(inspector, queue)).dead
+    where = _filter(reason, actor, error_type, error, older_than, younger_than)
+    total = _counted(inspector, known(inspector, queue), ids, where)
+    if dry_run:
+        said({"would_drop": total}, as_json, f"would drop {total}")
+        return
     if not yes:
-        most = f"dead letters of {queue}" if not older_than else f"letters older {older_than} ms"
-        typer.confirm(f"Drop {most}, {total} at the most?", abort=True, err=True)
-    steps = inspector.purging_dead(queue, older_than_ms=older_than)
+        typer.confirm(f"Drop {total} dead letters of {queue}?", abort=True, err=True)
+    steps = inspector.dropping_dead(queue, ids or None, where=where)
     dropped = counted("purging", steps, total, as_json)
     said({"dropped": dropped}, as_json, f"dropped {dropped}")
+
+
+def _counted(inspector: Inspector, queue: str, ids: list[str] | None, where: DeadFilter) -> int:
+    if ids:
+        return len(ids)
+    if where == DeadFilter():
+        return inspector.queue(queue).dead
+    return sum(group.count for group in inspector.dead_groups(queue, where))
 
 
 def _filter(

@@ -38,6 +38,7 @@ class DeadPages(Pages):
             "counted": COUNTED,
             "reasons": get_args(Reason),
             "where": given(where),
+            "chosen": (where.reason or "", where.actor or "", where.error_type or ""),
             "tasks": self.app.tasks.of(queue),
         }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from dramatiq.errors import DecodeError
 from dramatiq.message import Message
@@ -17,7 +17,9 @@ from dashboard.pages.base import Pages, Routes, asked, named
 from dashboard.web import BadRequest, Context, Done, PageRequest, action, noted, page
 
 #: The newest events of a queue that are looked through for those of a job.
-_EVENTS = 1_000
+_EVENTS: Final = 1_000
+#: In the place of an option that may hold a payload.
+HIDDEN: Final = "hidden"
 
 
 class JobPages(Pages):
@@ -74,7 +76,7 @@ class JobPages(Pages):
             "revealed": revealed,
             "unreadable": unreadable,
             "attempts": _attempts(letter, message),
-            "options": _options(message),
+            "options": _options(message, revealed),
             "events": self._events(queue, id),
             "correlation_id": _correlation_id(record, letter),
             "trace_id": _trace_id(record, letter),
@@ -130,12 +132,18 @@ def _attempts(letter: DeadLetter | None, message: Message[Any] | None) -> list[e
     return [] if message is None else evidence.attempts_of(message.options)
 
 
-def _options(message: Message[Any] | None) -> dict[str, Any]:
+def _options(message: Message[Any] | None, revealed: bool) -> dict[str, Any]:
     """What was sent beside the arguments, without what the page tells elsewhere."""
     if message is None:
         return {}
     told = (evidence.ATTEMPTS, "traceback")
-    return {name: value for name, value in message.options.items() if name not in told}
+    shown = {name: value for name, value in message.options.items() if name not in told}
+    # A pipeline carries the messages that follow, with their arguments.
+    return {n: value if revealed or _plain(value) else HIDDEN for n, value in shown.items()}
+
+
+def _plain(value: object) -> bool:
+    return not isinstance(value, dict | list)
 
 
 def _correlation_id(record: JobRecord | None, letter: DeadLetter | None) -> str | None:

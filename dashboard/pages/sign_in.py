@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from urllib.parse import quote
 
 from dramatiq_dashboard.csrf import csrf_protect
@@ -33,14 +34,14 @@ class SignInPages(Pages):
         except TooManyTries as error:
             noted(request, "sign in", "refused: too many tries", tried=name[:100])
             response = self._form(request, "429 Too Many Requests", f"There were {error}.")
-            response.add_header("Retry-After", f"{error.wait_s:.0f}")
+            response.add_header("Retry-After", f"{math.ceil(error.wait_s)}")
             return response
         self._let_in(request, user)
         return redirect(self.app.prefix + within(request.params.get("next", "/")))
 
     def _let_in(self, request: PageRequest, user: User) -> None:
         request.user = user
-        request.session = self.app.sessions.new(user.name)
+        request.session = self.app.sessions.new(user.name, user.mark)
         noted(request, "sign in", "done")
 
     def _form(self, request: PageRequest, status: str, told: str) -> Response:
@@ -53,6 +54,7 @@ class SignInPages(Pages):
         if request.method != "POST":
             return make_response(("405 Method Not Allowed", "Expected a POST request."))
         noted(request, "sign out", "done")
+        self.app.sessions.end(request.session)
         request.user, request.session = None, self.app.sessions.new()
         return redirect(self.app.uri("sign-in"))
 

@@ -3,17 +3,27 @@
 
 const EVERY_MS = 3000;
 
+async function read(address) {
+  const answer = await fetch(address, { headers: { accept: "text/html" } });
+  // Led elsewhere: the session is over, and the page would not be the one that was wanted.
+  if (answer.redirected) location.reload();
+  if (!answer.ok) throw new Error(answer.status);
+  return new DOMParser().parseFromString(await answer.text(), "text/html");
+}
+
 // -- Live parts: the page is read again, and what is marked is put in the place of what was.
 async function refresh() {
-  const answer = await fetch(location.href, { headers: { accept: "text/html" } });
-  if (!answer.ok || answer.redirected) return;
-  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const fresh = await read(location.href);
   for (const part of document.querySelectorAll("[data-live]")) {
     const next = fresh.querySelector(`[data-live="${part.dataset.live}"]`);
     // Nothing moves under the keyboard's focus or a selection.
-    const busy = part.contains(document.activeElement) || part.contains(getSelection().anchorNode);
-    if (next && !busy) part.replaceWith(document.adoptNode(next));
+    const chosen = getSelection();
+    const marked = !chosen.isCollapsed && part.contains(chosen.anchorNode);
+    if (next && !marked && !part.contains(document.activeElement)) part.replaceWith(document.adoptNode(next));
   }
+  // Its session may be a new one.
+  const token = fresh.querySelector("[name=__dd_csrf]");
+  for (const each of document.querySelectorAll("[name=__dd_csrf]")) each.value = token?.value ?? each.value;
 }
 
 function keepFresh() {
@@ -23,13 +33,44 @@ function keepFresh() {
   const again = async () => {
     try {
       if (!document.hidden) await refresh();
+      document.getElementById("stale").hidden = true;
     } catch {
       // The server is away; the next look may find it.
+      document.getElementById("stale").hidden = false;
     }
     timer = setTimeout(again, EVERY_MS);
   };
   timer = setTimeout(again, EVERY_MS);
   addEventListener("pagehide", () => clearTimeout(timer));
+}
+
+// -- A search that found nothing in the part it looked at goes on by itself once it is told to.
+async function searchOn(link) {
+  let address = link.href;
+  const told = document.querySelector(".table__empty");
+  for (let parts = 2; ; parts += 1) {
+    const page = await read(address);
+    const next = page.querySelector("a[data-onward]");
+    if (!next) break;
+    address = next.href;
+    told.textContent = `None in ${parts} parts so far; looking on.`;
+  }
+  location.assign(address);
+}
+
+addEventListener("click", (event) => {
+  const link = event.target.closest("a[data-onward]");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  searchOn(link).catch(() => location.assign(link.href));
+});
+
+// -- What an action did is told once, not by every copy of the address.
+function forgetWhatWasDone() {
+  const address = new URL(location.href);
+  if (!address.searchParams.has("did")) return;
+  address.searchParams.delete("did");
+  history.replaceState(null, "", address);
 }
 
 // -- Questions before what can't be undone.
@@ -100,4 +141,5 @@ addEventListener("keydown", (event) => {
 });
 
 document.getElementById("theme")?.addEventListener("click", theme);
+forgetWhatWasDone();
 keepFresh();

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from dramatiq import Actor
 
 from broker import QueueLimit, State, StreamsBroker
+from dashboard import Dashboard
+from dashboard.web import Verb
 from tests.dashboard.browser import Browser
 
 Audit = Callable[[], list[dict[str, Any]]]
@@ -115,6 +117,47 @@ def test_a_viewer_sees_no_buttons_and_may_not_act(
     assert answer.status_code == 403
     assert not broker.inspector.queue("mail").paused
     assert (audit()[-1]["user"], audit()[-1]["outcome"]) == ("viktor", "refused: role")
+
+
+def test_no_action_is_a_viewers_and_every_try_is_noted(
+    viewer: Browser, guarded: Dashboard, send: Actor[..., None], audit: Audit
+) -> None:
+    message = send.send("a")
+    token = viewer.form("/", "/sign-out")["__dd_csrf"]
+    fields = {"__dd_csrf": token, "queue": "mail", "id": message.message_id, "name": "nightly"}
+    paths = [
+        pattern.pattern.strip("^$")
+        for pattern, _ in guarded._dispatch_table
+        if "actions" in pattern.pattern
+    ]
+    assert len(paths) == len(get_args(Verb))
+    for path in (*paths, "/queues/mail/reveal"):
+        before = len(audit())
+        assert viewer.post(path, fields).status_code == 403, path
+        (line,) = audit()[before:]
+        assert (line["user"], line["outcome"]) == ("viktor", "refused: role"), path
+
+
+def test_an_action_tells_what_it_did_and_no_link_can_say_more(
+    browser: Browser, send: Actor[..., None]
+) -> None:
+    send.send("a")
+    assert "Pause: done." in browser.submit("/queues/mail/jobs", "/actions/pause").text
+    page = browser.page("/queues/mail/jobs?did=Your+session+is+over:done")
+    assert 'class="flash"' not in page
+
+
+def test_the_arguments_of_what_follows_in_a_pipeline_are_hidden_too(
+    browser: Browser, broker: StreamsBroker, send: Actor[..., None]
+) -> None:
+    following = send.message("olga@example.com")
+    message = send.message("a").copy(options={"pipe_target": following.asdict()})
+    broker.enqueue(message)
+    page = browser.page(_job(message.message_id))
+    assert "pipe_target" in page
+    assert "olga@example.com" not in page
+    revealed = browser.submit(_job(message.message_id), "/queues/mail/reveal")
+    assert "olga@example.com" in revealed.text
 
 
 def test_the_other_librarys_actions_do_the_same(

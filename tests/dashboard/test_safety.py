@@ -6,18 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from dramatiq import Actor
 
 from broker import InvalidOption, SettingsError, StreamsBroker
 from dashboard import Access, Dashboard, Role, User, make_wsgi_middleware
-from dashboard.access import ProxyHeader, Users
+from dashboard.access import Proxies, ProxyHeader, Users
 from dashboard.pages.sign_in import within
-from dashboard.passwords import hashed
 from dashboard.settings import DashboardSettings, Links
 from dashboard.throttle import Throttle
 from tests.dashboard.browser import SAME_ORIGIN, Browser
-from tests.dashboard.conftest import PASSWORD
+from tests.dashboard.conftest import PASSWORD, SECRET, cheap_hash
 
 Audit = Callable[[], list[dict[str, Any]]]
 
@@ -216,6 +216,29 @@ def test_signing_in_and_out_makes_another_session_each_time(guarded: Dashboard) 
     assert browser.get("/").status_code == 302
 
 
+def test_a_session_is_not_made_longer_by_use_and_ends_with_the_sign_out(
+    guarded: Dashboard,
+) -> None:
+    browser, thief = Browser(guarded), Browser(guarded)
+    browser.sign_in("olga", PASSWORD)
+    thief.client.cookies = httpx.Cookies(browser.client.cookies)
+    answer = thief.get("/")
+    assert answer.status_code == 200
+    assert "set-cookie" not in answer.headers
+    browser.submit("/", "/sign-out")
+    assert thief.get("/").status_code == 302
+
+
+def test_a_changed_password_ends_the_sessions(guarded: Dashboard, broker: StreamsBroker) -> None:
+    browser = Browser(guarded)
+    browser.sign_in("olga", PASSWORD)
+    changed = f"olga:operator:{cheap_hash('another one')}"
+    access = Access.by_password(Users(changed, source="users"))
+    later = Browser(Dashboard(broker, access=access, secret=SECRET))
+    later.client.cookies = browser.client.cookies
+    assert later.get("/").status_code == 302
+
+
 @pytest.mark.parametrize(
     ("path", "leads_to"),
     [
@@ -244,7 +267,7 @@ def test_a_form_that_is_too_long_is_refused(browser: Browser) -> None:
 
 
 def test_a_proxys_header_counts_from_the_proxy_only(broker: StreamsBroker) -> None:
-    known = ProxyHeader("X-Forwarded-User", ["10.0.0.0/8"], ["olga"])
+    known = ProxyHeader("X-Forwarded-User", Proxies(["10.0.0.0/8"]), ["olga"])
     dashboard = Dashboard(broker, access=Access.by(known))
     proxy, other = Browser(dashboard, address="10.1.2.3"), Browser(dashboard)
     assert "olga (operator)" in proxy.get("/", x_forwarded_user="olga").text
@@ -252,7 +275,19 @@ def test_a_proxys_header_counts_from_the_proxy_only(broker: StreamsBroker) -> No
     assert proxy.get("/").status_code == 401
     assert other.get("/", x_forwarded_user="olga").status_code == 401
     with pytest.raises(SettingsError, match="PROXY_ADDRESSES"):
-        ProxyHeader("X-Forwarded-User", ["the proxy"], [])
+        Proxies(["the proxy"])
+
+
+def test_the_client_is_who_the_proxy_says_and_nobody_else_may_say_it() -> None:
+    proxies = Proxies(["10.0.0.0/8"])
+
+    def client(peer: str, told: str) -> str:
+        return proxies.client_of({"REMOTE_ADDR": peer, "HTTP_X_FORWARDED_FOR": told})
+
+    assert client("10.1.2.3", "203.0.113.7") == "203.0.113.7"
+    assert client("10.1.2.3", "192.0.2.1, 203.0.113.7") == "203.0.113.7"
+    assert client("192.0.2.9", "203.0.113.7") == "192.0.2.9"
+    assert client("10.1.2.3", "") == "10.1.2.3"
 
 
 def test_it_is_not_served_to_a_network_without_users(tmp_path: Path) -> None:
@@ -262,7 +297,7 @@ def test_it_is_not_served_to_a_network_without_users(tmp_path: Path) -> None:
         _ = DashboardSettings.load({"HEADRACE_DASHBOARD_HOST": "::"}).access
     assert DashboardSettings.load({}).access.everybody is not None
     users = tmp_path / "users"
-    users.write_text(f"olga:operator:{hashed(PASSWORD)}\n")
+    users.write_text(f"olga:operator:{cheap_hash(PASSWORD)}\n")
     environ = {
         "HEADRACE_DASHBOARD_HOST": "0.0.0.0",  # noqa: S104
         "HEADRACE_DASHBOARD_USERS_FILE": str(users),

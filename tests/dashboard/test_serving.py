@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from typing import Any
 
 import dramatiq
 import httpx
 import pytest
 
-from broker import StreamsBroker
+from broker import SettingsError, StreamsBroker
 from broker.embedded import EmbeddedValkey
 from dashboard import Access, Dashboard, passwords
-from dashboard.settings import VARIABLES
+from dashboard.serving import Server
+from dashboard.settings import VARIABLES, DashboardSettings
 from tests.dashboard.browser import Browser
 from tests.dashboard.chromium import served
 from tests.processes import ROOT
@@ -119,6 +122,14 @@ def test_it_refuses_to_start(variable: str, value: str, told: str) -> None:
     assert "Traceback" not in log
 
 
+def test_a_port_that_is_taken_is_told_in_one_line(broker: StreamsBroker) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        settings = DashboardSettings.load({"HEADRACE_DASHBOARD_PORT": port})
+        with pytest.raises(SettingsError, match=f"free port.*127.0.0.1:{port}"):
+            Server(broker, settings)
+
+
 def test_a_password_is_hashed_for_the_users_file() -> None:
     process = _started("hash-password")
     out, _ = process.communicate("correct horse\n", timeout=20)
@@ -136,6 +147,15 @@ def test_it_is_served_under_a_path_of_a_proxy(broker: StreamsBroker) -> None:
         assert client.get(f"{url}/static/headrace.js").status_code == 200
         assert "Path=/ops/jobs" in page.headers["set-cookie"]
         assert "; Secure" in page.headers["set-cookie"]
+
+
+def test_the_audit_log_has_the_address_that_the_proxy_knows(
+    broker: StreamsBroker, audit: Callable[[], list[dict[str, Any]]]
+) -> None:
+    environ = {"HEADRACE_DASHBOARD_PROXY_ADDRESSES": "127.0.0.0/8"}
+    with served(broker, environ) as (_, url):
+        httpx.post(f"{url}/actions/pause", headers={"x-forwarded-for": "203.0.113.7"})
+    assert [line["address"] for line in audit()] == ["203.0.113.7"]
 
 
 def test_it_says_so_when_the_server_is_away() -> None:
