@@ -37,6 +37,8 @@ Verb: TypeAlias = Literal[
     "delete",
     "pause",
     "resume",
+    "close",
+    "open",
     "limit",
     "redrive all",
     "delete all",
@@ -56,6 +58,8 @@ Outcome: TypeAlias = Literal[
     "was not dead",
     "was paused already",
     "was not paused",
+    "was closed already",
+    "was not closed",
     "was so already",
 ]
 

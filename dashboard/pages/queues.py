@@ -20,6 +20,8 @@ class QueuePages(Pages):
             ("/queues/(?P<queue>[^/]+)/jobs", self.queue),
             ("/actions/pause", self.pause),
             ("/actions/resume", self.resume),
+            ("/actions/close", self.close),
+            ("/actions/open", self.open),
             ("/actions/limit", self.limit),
         ]
 
@@ -63,6 +65,18 @@ class QueuePages(Pages):
         queue = self.known(request.form("queue"))
         done = self.inspector.resume(queue)
         return Done(self._uri(queue), "done" if done else "was not paused")
+
+    @action("close")
+    def close(self, request: PageRequest) -> Done:
+        queue = self.known(request.form("queue"))
+        done = self.inspector.close(queue)
+        return Done(self._uri(queue), "done" if done else "was closed already")
+
+    @action("open")
+    def open(self, request: PageRequest) -> Done:
+        queue = self.known(request.form("queue"))
+        done = self.inspector.open(queue)
+        return Done(self._uri(queue), "done" if done else "was not closed")
 
     @action("limit")
     def limit(self, request: PageRequest) -> Done:

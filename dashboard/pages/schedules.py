@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from broker.errors import UnknownSchedule
 from dashboard.pages.base import Pages, Routes
-from dashboard.web import BadRequest, Context, Done, PageRequest, action, page
+from dashboard.web import BadRequest, Context, Done, Outcome, PageRequest, action, page
 
 
 class SchedulePages(Pages):
@@ -42,5 +42,5 @@ class SchedulePages(Pages):
             raise BadRequest(str(error), "404 Not Found") from error
         return name
 
-    def _done(self, changed: bool, otherwise: str) -> Done:
+    def _done(self, changed: bool, otherwise: Outcome) -> Done:
         return Done(self.app.uri("schedules"), "done" if changed else otherwise)

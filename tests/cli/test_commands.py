@@ -224,6 +224,18 @@ def test_dead_letters_are_dropped(
     assert headrace("dead", "purge", "mail", "--yes").out == "dropped 1\n"
 
 
+def test_dead_letters_of_a_filter_are_dropped_and_the_others_stay(
+    headrace: Headrace, broker: StreamsBroker, start_worker: StartWorker
+) -> None:
+    _bury(broker, start_worker, "one", "two", "three")
+    purge = ("dead", "purge", "mail", "--error", "one")
+    assert headrace(*purge, "--dry-run", "--json").json == {"would_drop": 1}
+    assert headrace(*purge, answer="y\n").out.strip() == "dropped 1"
+    (id, _) = [letter.id for letter in broker.inspector.dead("mail")]
+    assert headrace("dead", "purge", "mail", id, "--yes").out == "dropped 1\n"
+    assert broker.inspector.queue("mail").dead == 1
+
+
 def test_control_characters_in_an_error_do_not_reach_the_terminal(
     headrace: Headrace, broker: StreamsBroker, start_worker: StartWorker
 ) -> None:

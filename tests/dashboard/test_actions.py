@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, get_args
 
+import pytest
 from dramatiq import Actor
 
-from broker import QueueLimit, State, StreamsBroker
+from broker import QueueClosed, QueueLimit, State, StreamsBroker
 from dashboard import Dashboard
 from dashboard.web import Verb
 from tests.dashboard.browser import Browser
@@ -72,6 +73,18 @@ def test_a_queue_is_paused_and_resumed(
     assert broker.inspector.queue("mail").paused
     browser.submit("/queues/mail/jobs", "/actions/resume")
     assert not broker.inspector.queue("mail").paused
+
+
+def test_a_queue_is_closed_and_opened(
+    browser: Browser, broker: StreamsBroker, send: Actor[..., None]
+) -> None:
+    send.send("a")
+    assert "Close: done." in browser.submit("/queues/mail/jobs", "/actions/close").text
+    assert ">closed<" in browser.page("/")
+    with pytest.raises(QueueClosed):
+        send.send("b")
+    browser.submit("/queues/mail/jobs", "/actions/open")
+    send.send("c")
 
 
 def test_limits_are_set_and_lifted(
