@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import redis
@@ -156,6 +156,19 @@ class AuthenticationRefused(ServerRefused):
     """The server rejected the credentials or denied a command by its ACL."""
 
 
+class ScriptDenied(AuthenticationRefused):
+    """The user may not run all of a script, so nothing of it was run.
+
+    ``denied`` are the commands, each with its key; ``headrace acl`` prints what the roles need.
+    """
+
+    def __init__(self, script: str, denied: Sequence[str]) -> None:
+        shown = ", ".join(denied[:3]) + (f" and {len(denied) - 3} more" if denied[3:] else "")
+        super().__init__(f"the server denies {script!r} to this user, for want of {shown}")
+        self.script = script
+        self.denied = tuple(denied)
+
+
 class CertificateRefused(ServerRefused):
     """The server's certificate is not to be trusted, or the server does not trust ours."""
 
@@ -198,11 +211,16 @@ _TRANSIENT_CODES = (
     "UNBLOCKED",
 )
 
-#: The last two: of a command in a script, on Redis and on Valkey.
-_DENIED = (
-    *("NOAUTH", "WRONGPASS", "NOPERM"),
-    *("The user executing the script can't", "ACL failure in script"),
+_DENIED = (redis.AuthenticationError, redis.exceptions.NoPermissionError)
+#: The last two: of a command in a script, on Redis and on Valkey; a script may put a place before.
+_DENIED_TEXT = re.compile(
+    "NOAUTH|WRONGPASS|NOPERM|.*(The user executing the script can't|ACL failure in script)"
 )
+
+
+def is_denial(error: redis.RedisError) -> bool:
+    """Whether the server refuses the credentials, or a command by its access control."""
+    return isinstance(error, _DENIED) or _DENIED_TEXT.match(str(error)) is not None
 
 
 @contextmanager
@@ -221,7 +239,7 @@ def translated() -> Iterator[None]:
     """
     try:
         yield
-    except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+    except _DENIED as error:
         raise AuthenticationRefused(f"the server refused access: {error}") from error
     except redis.exceptions.OutOfMemoryError as error:
         raise ServerOutOfMemory(f"the server is out of memory: {error}") from error
@@ -232,10 +250,9 @@ def translated() -> Iterator[None]:
             raise CertificateRefused(f"the server's certificate or ours: {refusal}") from error
         raise ConnectionClosed(error) from error
     except redis.ResponseError as error:
-        text = str(error)
-        if text.startswith(_DENIED):
+        if is_denial(error):
             raise AuthenticationRefused(f"the server refused access: {error}") from error
-        if text.startswith(_TRANSIENT_CODES):
+        if str(error).startswith(_TRANSIENT_CODES):
             raise ConnectionClosed(error) from error
         raise
 

@@ -24,7 +24,8 @@ from broker.event_source import (
     order,
 )
 from broker.keys import QueueKeys, intake_keys
-from broker.scripts import Argument, script
+from broker.permission import PermittedScripts
+from broker.scripts import Argument
 
 #: Events that can't become messages; the stream they came from has them as long as it likes.
 ASIDE_KEPT: Final = 10_000
@@ -57,14 +58,14 @@ class IntakeCommands:
 
     def __init__(self, client: Any, namespace: str, keys: Callable[[str], QueueKeys]) -> None:
         self._client = client
-        self._scripts = direct(client, repeat=False)
+        self._scripts = PermittedScripts(direct(client, repeat=False))
         self._keys = keys
         keys_of_intake = intake_keys(namespace)
         self._aside, self._aside_events, self._positions, self._replays = keys_of_intake
 
     def _run(self, name: str, keys: Sequence[str], *args: Argument) -> Any:
         with translated(), _source_there():
-            return script(name).run(self._scripts, keys, args)
+            return self._scripts.run(name, keys, args)
 
     def _ask(self, key: str, *commands: Sequence[Any]) -> list[Any]:
         """Replies in the protocol's own shape, whatever the client would make of them."""

@@ -66,6 +66,7 @@ _ELSEWHERE: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
         (script, "events"): ()
         for script in ("held_events", "look_group", "reap_group", "stalled_events")
     },
+    ("permitted", "asked"): (),
     **{(script, "leader"): ("leader",) for script in ("lead",)},
     **{(script, "notices"): ("notices",) for script in ("take_turn", "end_turn")},
 }

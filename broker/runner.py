@@ -9,7 +9,8 @@ from typing import Any
 from broker.direct import direct
 from broker.errors import translated
 from broker.keys import QueueKeys, queues_key
-from broker.scripts import Argument, Client, script
+from broker.permission import PermittedScripts
+from broker.scripts import Argument, Client
 
 
 class Runner:
@@ -23,7 +24,7 @@ class Runner:
         Not for a worker's: a repeated fetch strands what the first one took.
         """
         self.client: Any = client  # redis-py has no type for both of its clients
-        self._scripts = direct(client, repeat=repeat)
+        self._scripts = PermittedScripts(direct(client, repeat=repeat))
         self.namespace = namespace
         self._max_priority = max_priority
         self.keys = lru_cache(maxsize=None)(self._keys)
@@ -33,7 +34,7 @@ class Runner:
 
     def _run(self, name: str, keys: Sequence[str], *args: Argument) -> Any:
         with translated():
-            return script(name).run(self._scripts, keys, args)
+            return self._scripts.run(name, keys, args)
 
     def register(self, queue: str) -> None:
         """Note the queue's name, so that operators find it."""

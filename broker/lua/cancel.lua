@@ -52,8 +52,8 @@ if not found then
   return "unknown"
 end
 if delivery and delivery[2] ~= "~released" then
+  redis.call("PUBLISH", ARGV[2], id)  -- first: it may be denied
   redis.call("HSET", record, "cancel", "1")
-  redis.call("PUBLISH", ARGV[2], id)
   return "requested"
 end
 finish_as_cancelled(found[2])

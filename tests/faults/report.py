@@ -84,6 +84,8 @@ TITLES: Final = {
     "59": "holder of a limiter's slot killed",
     "60": "a redrive of 100,000 killed half way",
     "61": "a collector that is away, or silent",
+    "62": "a command denied to the user: of each script, and while a worker runs",
+    "63": "what each role may do and what not, as the server says it",
     "64": "texts that would run as scripts, wherever the dashboard shows somebody's text",
     "65": "the dashboard: another site's POST, a frame, no credentials",
     "66": "TLS: expired, wrong host, unknown authority, no client certificate",
@@ -92,7 +94,7 @@ TITLES: Final = {
 BEGIN: Final = "<!-- make faults writes from here -->"
 END: Final = "<!-- to here -->"
 #: Rows in which no message is ever accepted, so that there is nothing to check.
-NOTHING_TO_CHECK: Final = {"41", "43", "64", "65", "66"}
+NOTHING_TO_CHECK: Final = {"41", "43", "63", "64", "65", "66"}
 
 
 class Rows:
