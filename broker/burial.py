@@ -10,7 +10,7 @@ from dramatiq.errors import ActorNotFound
 from dramatiq.middleware import AgeLimit, SkipMessage
 
 from broker import evidence
-from broker.commands import Doomed
+from broker.commands import Doomed, Settlement
 from broker.delivery import Delivery
 from broker.errors import Refused
 from broker.evidence import Reason, Trail
@@ -33,10 +33,14 @@ def burial(delivery: Delivery, throws: Any) -> Bury:
     )
 
 
-def max_deliveries(doomed: Doomed) -> Bury:
-    """The burial of a message that was delivered too often, as ``hand_back.lua`` does it."""
-    error = f"delivered {doomed.lease.count} times and never settled: it may kill its worker"
-    return Bury("max_deliveries", error, doomed.actor)
+def burial_of_doomed(doomed: Doomed) -> Settlement:
+    """The end of a message that was delivered too often, as ``hand_back.lua`` does it."""
+    count = doomed.lease.count
+    error = f"delivered {count} times and never settled: it may kill its worker"
+    facts = ["actor", doomed.actor, "queued", doomed.at]
+    facts += ("deliveries", str(count), "error", error)
+    bury = Bury("max_deliveries", error, doomed.actor)
+    return Settlement(doomed.lease, doomed.message_id, "", bury, facts)
 
 
 def _told(error: BaseException | None) -> BaseException | None:

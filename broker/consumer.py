@@ -13,13 +13,13 @@ from dramatiq.errors import DecodeError
 from dramatiq.logging import get_logger
 
 from broker import entry, evidence
-from broker.commands import Fetched, Handed
+from broker.commands import Fetched, Handed, Settlement
 from broker.delivery import Delivery, Lease
 from broker.direct import pipeline
 from broker.errors import translated
 from broker.flow_step import OPTION
 from broker.keys import GROUP
-from broker.outcome import Bury, Release
+from broker.outcome import Bury, Outcome, Release
 from broker.sealing import NotOpened, Replayed, Unauthenticated, Undecryptable
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ class StreamsConsumer(Consumer):
         self.broker = broker
         self.queue_name = queue_name
         self.timeout = timeout
-        self._in_flight = broker.in_flight(queue_name)
+        self._worker = broker.worker
+        self._in_flight = self._worker.in_flight(queue_name)
         self._in_flight.begin_taking()
         self._limit = self._in_flight.limit(prefetch)
         self._keys = broker.commands.keys(queue_name)
@@ -60,8 +61,8 @@ class StreamsConsumer(Consumer):
         delivery = self._in_flight.next(self._limit)
         if delivery is not None:
             return delivery
-        self.broker.revive()
-        if self.broker.draining.is_set():
+        self._worker.revive()
+        if self._worker.draining.is_set():
             self._in_flight.stop_taking()
             self._idle.wait(min(self.timeout, 100) / 1000)
             return None
@@ -83,7 +84,7 @@ class StreamsConsumer(Consumer):
     def _ask(self, room: int, *, suspects: int) -> Fetched:
         fetched = self.broker.commands.fetch(
             self.queue_name,
-            self.broker.consumer_name,
+            self._worker.name,
             room,
             lowest_first=self._fetches % _LOWEST_FIRST_EVERY == 0,
             suspects=suspects,
@@ -95,14 +96,14 @@ class StreamsConsumer(Consumer):
 
     def _fetch(self, room: int) -> None:
         self._fetches += 1
-        reserved = self.broker.suspects.reserve()
+        reserved = self._worker.suspects.reserve()
         leases: list[Lease] = []
         try:
             fetched = self._ask(room, suspects=int(reserved))
             leases = [handed.lease for handed in fetched.deliveries]
         finally:
             if reserved:
-                self.broker.suspects.occupy(leases)
+                self._worker.suspects.occupy(leases)
         if fetched.deliveries:
             self._take(fetched.deliveries)
             return
@@ -116,13 +117,13 @@ class StreamsConsumer(Consumer):
 
     def _block(self, block_ms: int, *, due_s: float | None = None) -> None:
         streams = [self._keys.wake] if self._gated else [*self._keys.ready, self._keys.wake]
-        consumer, block = self.broker.consumer_name, ("COUNT", 1, "BLOCK", block_ms)
+        consumer, block = self._worker.name, ("COUNT", 1, "BLOCK", block_ms)
         ids = [">"] * len(streams)
         read = ("XREADGROUP", "GROUP", GROUP, consumer, *block, "STREAMS", *streams, *ids)
         # Answered after the read: a pause or limit set while it began is seen here.
         look = ("HMGET", self._keys.control, "paused", "global_concurrency", "rate")
         with translated():
-            client = self.broker.blocking_client(block_ms)
+            client = self._worker.blocking_client(block_ms)
             reply, gates = pipeline(client, streams[0], read, look, due_s=due_s)
             if isinstance(reply, redis.ResponseError) and str(reply).startswith(_STREAM_GONE):
                 self._quiet = 0
@@ -134,7 +135,7 @@ class StreamsConsumer(Consumer):
         handed = self._read(reply or ())
         if any(gate is not None for gate in gates):
             for taken in handed:
-                self.broker.settle_raw(self.queue_name, taken.lease, "", Release())
+                self._settle(taken.lease, "", Release())
         else:
             self._taken += handed
             self._take(self._looked_up(handed))
@@ -150,7 +151,7 @@ class StreamsConsumer(Consumer):
             replays = self._ask(0, suspects=0).replays
         except Exception:
             for each in handed:  # they are ours by now, and would wait for their leases
-                self.broker.settle_raw(self.queue_name, each.lease, "", Release())
+                self._settle(each.lease, "", Release())
             raise
         return [dataclasses.replace(each, replay=each in replays) for each in handed]
 
@@ -162,9 +163,7 @@ class StreamsConsumer(Consumer):
                 if name == self._keys.wake:
                     self._signals.append(entry_id)
                 elif fields:
-                    lease = Lease(
-                        self._keys.ready.index(name), entry_id, 1, self.broker.consumer_name
-                    )
+                    lease = Lease(self._keys.ready.index(name), entry_id, 1, self._worker.name)
                     if isinstance(fields, dict):  # a cluster's client converts
                         fields = [part for pair in fields.items() for part in pair]
                     handed.append(Handed(lease, fields))
@@ -212,19 +211,23 @@ class StreamsConsumer(Consumer):
         id = message_id.decode("utf-8", "replace")
         actor = handed.field(b"actor")[:_MOST_OF_A_NAME].decode("utf-8", "replace")
         outcome = Bury(reason, str(error), actor, evidence.error_type(error))
-        self.broker.settle_raw(self.queue_name, handed.lease, id, outcome)
+        self._settle(handed.lease, id, outcome)
+
+    def _settle(self, lease: Lease, message_id: str, outcome: Outcome) -> None:
+        """Settle an entry of which there is no delivery."""
+        self._worker.settle(self.queue_name, Settlement(lease, message_id, "", outcome))
 
     def ack(self, message: MessageProxy) -> None:
-        self.broker.finish(message, failed=False)
+        self._worker.finish(message, failed=False)
 
     def nack(self, message: MessageProxy) -> None:
-        self.broker.finish(message, failed=True)
+        self._worker.finish(message, failed=True)
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
         for message in messages:
             if isinstance(message, Delivery):
                 message.outcome = Release()
-                self.broker.finish(message, failed=False)
+                self._worker.finish(message, failed=False)
 
     def close(self) -> None:
         self._idle.set()

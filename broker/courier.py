@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from dramatiq.errors import BrokerConnectionError
-from dramatiq.logging import get_logger
 
 from broker.flow_commands import FlowCommands
 from broker.outbox import Letter, Place
+from broker.own_thread import OwnThread
 
 #: Older letters are anybody's: whoever wrote one has died, or could not deliver it. Far below
 #: the minute for which a message that has ended is remembered, so none is sent twice.
@@ -55,33 +55,20 @@ def _deliver(
             yield queue, letters
 
 
-class Courier:
+class Courier(OwnThread):
     """One a worker process. Its own letters go at once, abandoned ones when it sweeps.
 
     ``timed_out`` is told of flows whose time is over: home queue and id.
     """
 
-    def __init__(self, commands: FlowCommands, timed_out: Callable[[str, str], None]) -> None:
+    def __init__(self, commands: FlowCommands, timed_out: Callable[[str, str], object]) -> None:
+        super().__init__("courier")
         self._commands = commands
         self._timed_out = timed_out
-        self._logger = get_logger(__name__, type(self))
         self._changed = threading.Condition()
         self._inbox: deque[tuple[str, list[Letter]]] = deque()
         #: Queue -> when to sweep it next, by the monotonic clock.
         self._sweeps: dict[str, float] = {}
-        self._stopping = False
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="headrace-courier", daemon=True)
-        self._thread.start()
-
-    def revive(self) -> None:
-        """Start again if the thread has died alone; until then letters wait."""
-        if self._thread is None or self._thread.is_alive() or self._stopping:
-            return
-        self._logger.critical("The courier's thread has died; it is started again.")
-        self.start()
 
     def put(self, queue: str, letters: list[Letter]) -> None:
         """Take over letters that this process wrote; returns at once."""

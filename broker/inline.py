@@ -110,7 +110,7 @@ class InlineBroker(StreamsBroker):
             failed = delivery.failed
             signal = "nack" if failed else "ack"
             self.emit_before(signal, delivery)
-            outcome = self._outcome(delivery, failed)
+            outcome = self._endings.outcome(delivery, failed=failed)
             self.emit_after(signal, delivery)
         finally:
             delivery.clear_exception()

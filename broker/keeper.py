@@ -10,15 +10,16 @@ from typing import Any
 
 import redis
 from dramatiq.errors import BrokerConnectionError
-from dramatiq.logging import get_logger
 
 from broker.commands import BEGINNING, Commands, Doomed, Position
 from broker.consumer_name import ConsumerName
-from broker.dead_letters import DeadRetention
+from broker.dead_routing import DeadRouting
 from broker.delivery import Delivery, InFlight
 from broker.errors import translated
 from broker.keys import GROUP
-from broker.retention import Keep, Retention
+from broker.own_thread import OwnThread
+from broker.queue_rules import QueueRules
+from broker.retention import Keep
 
 _RENEWED_PER_CALL = 500
 _RECLAIMED_PER_CALL = 100
@@ -29,7 +30,7 @@ _SWEPT_PER_CALL = 500
 _READY_S = 1.0
 
 
-class Keeper:
+class Keeper(OwnThread):
     """One a process; a third of the lease between rounds. Survives any exception."""
 
     def __init__(
@@ -37,49 +38,31 @@ class Keeper:
         commands: Commands,
         in_flight: Callable[[], Mapping[str, InFlight]],
         name: ConsumerName,
+        rules: QueueRules,
+        routing: DeadRouting,
         *,
         lease_ms: int,
         max_deliveries: int,
-        dead_retention: Callable[[str], DeadRetention],
-        retention: Callable[[str], Retention],
         on_cancelled: Callable[[Delivery], None],
-        told_of: Callable[[], list[str]],
-        dead_queues: Callable[[], set[str]],
         bury: Callable[[str, Doomed], None],
         look_for_letters: Callable[[str], None],
     ) -> None:
+        super().__init__("keeper")
         self._commands = commands
         self._in_flight = in_flight
-        self._name = name
+        self._own_name = name
+        self._rules = rules
+        self._routing = routing
         self._lease_ms = lease_ms
         self._max_deliveries = max_deliveries
-        self._dead_retention = dead_retention
-        self._retention = retention
         self._on_cancelled = on_cancelled
-        self._told_of = told_of
-        self._dead_queues = dead_queues
         self._bury = bury
         self._look_for_letters = look_for_letters
         self._positions: dict[str, Position] = {}
         self._released_for: set[str] = set()
-        self._logger = get_logger(__name__, type(self))
-        self._stopping = False
         self._due = threading.Event()
         self._renew_at = 0.0
-        self._ready_at = 0.0
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
         self._ready_at = time.monotonic() + _READY_S
-        self._thread = threading.Thread(target=self._run, name="headrace-keeper", daemon=True)
-        self._thread.start()
-
-    def revive(self) -> None:
-        """Start again if the thread has died alone; without it leases run out unseen."""
-        if self._thread is None or self._thread.is_alive() or self._stopping:
-            return
-        self._logger.critical("The keeper's thread has died; it is started again.")
-        self.start()
 
     def look_now(self) -> None:
         """Begin a round at once, with the renewals.
@@ -103,7 +86,7 @@ class Keeper:
                     self._renew_all()
                 self._guarded(self.look_after, queue)
             # Nobody need work on a queue that keeps other queues' dead letters.
-            for queue in self._dead_queues() - self._in_flight().keys():
+            for queue in self._routing.queues() - self._in_flight().keys():
                 self._guarded(self._sweep, queue)
             now = time.monotonic()
             until = self._renew_at if now >= self._ready_at else min(self._renew_at, self._ready_at)
@@ -146,15 +129,15 @@ class Keeper:
         self._commands.register(queue)  # last: a full server refuses this one
 
     def _sweep(self, queue: str) -> None:
-        kept = self._dead_retention(queue)
+        kept = self._rules.dead_retention(queue)
         while self._commands.sweep(queue, kept.age_ms, kept.count, _SWEPT_PER_CALL):
             pass
 
     def _forget(self, queue: str) -> None:
         """Drop the records that are not to be kept any longer."""
-        kept = self._retention(queue)
+        kept = self._rules.retention(queue)
         # A dead job's record says nothing without its letter.
-        dead = self._dead_retention(queue)
+        dead = self._rules.dead_retention(queue)
         age_ms = dead.age_ms if kept.failed.age_ms is None else kept.failed.age_ms
         failed = Keep(kept.failed.count, age_ms)
         for state, bounds in (
@@ -202,8 +185,8 @@ class Keeper:
                 return
             done = self._commands.reclaim(
                 *(queue, self._lease_ms, self._max_deliveries, _RECLAIMED_PER_CALL, position),
-                claimant=str(self._name),
-                told_of=self._told_of(),
+                claimant=str(self._own_name),
+                told_of=self._routing.actors(),
             )
             position = done.position
             for doomed in done.doomed:
@@ -224,9 +207,9 @@ class Keeper:
         for level, stream in enumerate(self._commands.keys(queue).ready):
             for name in self._consumers(stream):
                 parsed = ConsumerName.parse(name)
-                if parsed is None or not parsed.vanished(self._name):
+                if parsed is None or not parsed.vanished(self._own_name):
                     continue
-                told_of = self._told_of()
+                told_of = self._routing.actors()
                 while sum(
                     self._commands.reclaim_consumer(
                         *(queue, level, name, self._max_deliveries, 200), told_of=told_of

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dramatiq.errors import BrokerConnectionError
-from dramatiq.logging import get_logger
 
 from broker.commands import Commands, Settlement
 from broker.outbox import Letter
 from broker.outcome import Settled
+from broker.own_thread import OwnThread
 from broker.retention import Retention
 
 _BATCH = 200
@@ -29,12 +29,13 @@ class _Held:
     due: float
 
 
-class Settler:
+class Settler(OwnThread):
     """One a process. Outcomes survive a lost connection in memory and are tried again.
 
     A queue whose node of a cluster is away does not hold up the others. ``settled`` is told
     of each batch that was written: queue, settlements, replies, seconds it took; ``deliver`` is
-    given the letters that this wrote, by queue.
+    given the letters that this wrote, by queue. What it was writing when it died alone is delivered
+    again when its leases run out, which nobody renews.
     """
 
     def __init__(
@@ -44,33 +45,15 @@ class Settler:
         settled: Callable[[str, list[Settlement], list[Settled], float], None],
         deliver: Callable[[str, list[Letter]], None],
     ) -> None:
+        super().__init__("settler")
         self._commands = commands
         self._retention = retention
         self._settled = settled
         self._deliver = deliver
-        self._logger = get_logger(__name__, type(self))
         self._inbox: dict[str, deque[Settlement]] = defaultdict(deque)
         self._held: dict[str, _Held] = {}
         self._changed = threading.Condition()
         self._busy = False
-        self._stopping = False
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        self._stopping = False
-        self._busy = False
-        self._thread = threading.Thread(target=self._run, name="headrace-settler", daemon=True)
-        self._thread.start()
-
-    def revive(self) -> None:
-        """Start again if the thread has died alone.
-
-        What it was writing is delivered again when its leases run out, which nobody renews.
-        """
-        if self._thread is None or self._thread.is_alive() or self._stopping:
-            return
-        self._logger.critical("The settler's thread has died; it is started again.")
-        self.start()
 
     def put(self, queue: str, settlement: Settlement) -> None:
         """Take over the end of a delivery; returns at once."""
@@ -96,6 +79,7 @@ class Settler:
         return held + sum(map(len, self._inbox.values()))
 
     def _run(self) -> None:
+        self._busy = False  # also after a death
         while True:
             with self._changed:
                 while not self._stopping and not self._ready():

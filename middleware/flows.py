@@ -68,7 +68,7 @@ class Flows(Middleware):
         if not begun.state:
             raise Refused("expired", f"flow {place.flow_id!r} is forgotten")
         if begun.ms_left is not None:
-            broker.expect_end_of_flow(place.home, begun.ms_left)
+            broker.worker.expect_end_of_flow(place.home, begun.ms_left)
         if not begun.may_run:
             message.outcome = Cancel()
             raise SkipMessage(f"flow {place.flow_id!r} is {begun.state}")
@@ -143,7 +143,7 @@ def _begin(broker: StreamsBroker, message: Delivery, step: FlowStep, place: Plac
         (begun,) = broker.flows.begin(place.home, [_beginning(step, place)])
     if begun.state in ("stopping", "failed") and message.options.get("redrives"):
         may_run, letters = broker.flows.reopen(place)
-        broker.deliver(place.home, letters)
+        broker.worker.deliver(place.home, letters)
         return dataclasses.replace(begun, may_run=may_run)
     return begun
 

@@ -90,7 +90,7 @@ class Recycling(Middleware):
     def _make_way(self, broker: StreamsBroker, place: Place, why: str) -> None:
         _take_turn()
         self._logger.info("Draining this worker process to replace it: it has reached %s.", why)
-        broker.drain()
+        broker.worker.drain()
         place.make_way()
 
 

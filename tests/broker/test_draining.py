@@ -40,7 +40,7 @@ def test_a_drained_process_has_ended_its_jobs_and_takes_no_more(
     start_worker(streams, threads=1)
     job.send()
     wait_for(started, "the job's start")
-    draining = threading.Thread(target=streams.drain)
+    draining = threading.Thread(target=streams.worker.drain)
     draining.start()
     draining.join(QUIET_S)
     assert draining.is_alive()

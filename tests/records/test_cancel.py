@@ -142,7 +142,7 @@ def test_a_prefetched_job_is_cancelled_before_it_begins(
     asked = broker.jobs.get(second)
     assert asked is not None
     assert asked.cancel_requested
-    delivery = broker.in_flight("default").holds(second.message_id)
+    delivery = broker.worker.in_flight("default").holds(second.message_id)
     eventually(lambda: delivery is not None and delivery.cancelled, bool)
     go_on.set()
     assert broker.jobs.wait(second, timeout=PATIENCE_MS).state is State.CANCELLED
