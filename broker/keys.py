@@ -2,67 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 #: The consumer group of every ready stream and of the wake stream.
 GROUP = "workers"
 #: The group's consumer for what was handed back: no process. Kept in step with the scripts.
 RELEASED = b"~released"
 
 
-@dataclass(frozen=True, slots=True)
 class QueueKeys:
     """The keys of one queue; all share the hash tag ``ns:q`` and so one cluster slot."""
 
-    namespace: str
-    queue: str
-    max_priority: int
-    ready: tuple[str, ...] = field(init=False)
-    """One stream a level, lowest first: ``ready[level]``."""
-
-    def __post_init__(self) -> None:
-        levels = tuple(self._key(f"ready:{level}") for level in range(self.max_priority + 1))
-        object.__setattr__(self, "ready", levels)
+    def __init__(self, namespace: str, queue: str, max_priority: int) -> None:
+        self.namespace = namespace
+        self.queue = queue
+        #: One stream a level, lowest first: ``ready[level]``.
+        self.ready = tuple(self._key(f"ready:{level}") for level in range(max_priority + 1))
+        self.wake = self._key("wake")
+        self.scheduled = self._key("scheduled")
+        self.scheduled_messages = self._key("scheduled:messages")
+        self.dead = self._key("dead")
+        self.dead_messages = self._key("dead:messages")
+        self.control = self._key("control")
+        self.dedup = self._key("dedup")
+        #: Deduplication keys that have a time of their own.
+        self.lapsing = self._key("dedup:lapsing")
+        self.events = self._key("events")
+        #: What failed and was not reported yet.
+        self.tally = self._key("tally")
+        self.schedules = self._key("schedules")
+        self.schedules_state = self._key("schedules:state")
+        #: A job's record is this prefix and the message id (scripts complete it).
+        self.job_prefix = self._key("job:")
+        #: A flow's state is this prefix and its id, and keys that go on after the id.
+        self.flow_prefix = self._key("flow:")
+        self.flow_deadlines = self._key("flows:deadlines")
+        #: Letters: what is to be done in other slots, or later.
+        self.outbox = self._key("outbox")
 
     def _key(self, name: str) -> str:
         return f"{{{self.namespace}:{self.queue}}}:{name}"
 
-    @property
-    def wake(self) -> str:
-        return self._key("wake")
-
-    @property
-    def scheduled(self) -> str:
-        return self._key("scheduled")
-
-    @property
-    def scheduled_messages(self) -> str:
-        return self._key("scheduled:messages")
-
-    @property
-    def dead(self) -> str:
-        return self._key("dead")
-
-    @property
-    def dead_messages(self) -> str:
-        return self._key("dead:messages")
-
-    @property
-    def control(self) -> str:
-        return self._key("control")
-
-    @property
-    def dedup(self) -> str:
-        return self._key("dedup")
-
-    @property
-    def lapsing(self) -> str:
-        """Deduplication keys that have a time of their own."""
-        return self._key("dedup:lapsing")
-
-    @property
-    def events(self) -> str:
-        return self._key("events")
+    def recent(self, state: str) -> str:
+        """The index of the records of jobs that ended in this state."""
+        return self._key(f"recent:{state}")
 
     def limit(self, key: str) -> str:
         """The state of one key's rate, and until when the key is held."""
@@ -80,45 +61,9 @@ class QueueKeys:
         """The jobs that wait for a slot of the key."""
         return self._key(f"slots-line:{key}")
 
-    @property
-    def tally(self) -> str:
-        """What failed and was not reported yet."""
-        return self._key("tally")
-
-    @property
-    def schedules(self) -> str:
-        return self._key("schedules")
-
-    @property
-    def schedules_state(self) -> str:
-        return self._key("schedules:state")
-
     def taken(self, source: str) -> str:
         """Events of a source that have become messages here and are not acknowledged yet."""
         return self._key(f"taken:{source}")
-
-    @property
-    def job_prefix(self) -> str:
-        """A job's record is this prefix and the message id (scripts complete it)."""
-        return self._key("job:")
-
-    def recent(self, state: str) -> str:
-        """The index of the records of jobs that ended in this state."""
-        return self._key(f"recent:{state}")
-
-    @property
-    def flow_prefix(self) -> str:
-        """A flow's state is this prefix and its id, and keys that go on after the id."""
-        return self._key("flow:")
-
-    @property
-    def flow_deadlines(self) -> str:
-        return self._key("flows:deadlines")
-
-    @property
-    def outbox(self) -> str:
-        """Letters: what is to be done in other slots, or later."""
-        return self._key("outbox")
 
 
 def cancel_channel(namespace: str) -> str:
