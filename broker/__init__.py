@@ -3,7 +3,7 @@
 from broker.broker import StreamsBroker
 from broker.cancellation import JobCancelled
 from broker.current import CurrentJob, NoCurrentJob, current_job
-from broker.dead_letters import DeadFilter, DeadRetention
+from broker.dead_letters import DeadFilter
 from broker.errors import (
     AuthenticationRefused,
     CertificateRefused,
@@ -28,7 +28,7 @@ from broker.events import Event
 from broker.job_record import JobRecord, State
 from broker.jobs import JobUnknown, WaitTimeout
 from broker.limits import QueueDepth, QueueLimit, Rate
-from broker.retention import Keep, Retention
+from broker.retention import DeadRetention, Keep, Retention
 
 __all__ = [
     "AuthenticationRefused",

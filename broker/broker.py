@@ -19,7 +19,6 @@ from broker.codec import Codec
 from broker.commands import Commands
 from broker.consumer import StreamsConsumer
 from broker.contents import Contents
-from broker.dead_letters import DeadRetention
 from broker.dead_routing import DeadRouting
 from broker.delivery import Delivery
 from broker.endings import Endings
@@ -33,7 +32,7 @@ from broker.options import NAMES, Options, check_int
 from broker.producer import Producer
 from broker.queue_rules import QueueRules
 from broker.redaction import hide_sealed, without_texts
-from broker.retention import Retention
+from broker.retention import DeadRetention, Retention
 from broker.room import Hooks
 from broker.schedule_commands import ScheduleCommands
 from broker.schedules import Schedules

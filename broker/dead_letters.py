@@ -215,14 +215,6 @@ ANY = DeadFilter()
 
 
 @dataclass(frozen=True, slots=True)
-class DeadRetention:
-    """Which dead letters a queue keeps: the newest ``count``, none older than ``age_ms``."""
-
-    age_ms: int
-    count: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class DeadPage:
     """Some dead letters, the newest first; ``next`` is where to go on, None at the end."""
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias, TypeVar
 
-from broker.dead_letters import DeadRetention
 from broker.limits import QueueDepth, QueueLimit
 from broker.options import check_int
-from broker.retention import Retention
+from broker.retention import DeadRetention, Retention
 
 T = TypeVar("T")
 #: By the names of queues; None knows none.

@@ -1,4 +1,4 @@
-"""Which records of ended jobs stay."""
+"""Which records of ended jobs and which dead letters stay."""
 
 from __future__ import annotations
 
@@ -28,3 +28,11 @@ class Retention:
 
     completed: Keep = Keep(1_000, 86_400_000)
     failed: Keep = Keep()
+
+
+@dataclass(frozen=True, slots=True)
+class DeadRetention:
+    """Which dead letters a queue keeps: the newest ``count``, none older than ``age_ms``."""
+
+    age_ms: int
+    count: int | None = None

@@ -16,7 +16,7 @@ from dramatiq.middleware import Interrupt, Retries
 
 from broker.delivery import Delivery
 from broker.errors import InvalidActorOption
-from broker.settings import Jitter, QueueSettings
+from broker.queue_settings import Jitter, QueueSettings
 
 Exceptions: TypeAlias = type[BaseException] | tuple[type[BaseException], ...]
 

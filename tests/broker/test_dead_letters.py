@@ -15,11 +15,12 @@ from dramatiq.message import get_encoder, set_encoder
 
 from broker import InvalidOption, StreamsBroker
 from broker.commands import NewMessage, Settlement
-from broker.dead_letters import DeadFilter, DeadGroup, DeadRetention
+from broker.dead_letters import DeadFilter, DeadGroup
 from broker.embedded import EmbeddedValkey
 from broker.entry import encode
 from broker.letter_commands import Redriven
 from broker.outcome import Bury
+from broker.retention import DeadRetention
 from tests.conftest import NewBroker, StartWorker
 from tests.waiting import eventually
 

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from broker.configuration import Secret
-from broker.dead_letters import DeadRetention
 from broker.errors import SettingsError
 from broker.limits import QueueLimit
+from broker.queue_settings import Backoff, QueueSettings, Rate, Retention
+from broker.retention import DeadRetention
 from broker.server_url import without_password
-from broker.settings import Backoff, QueueSettings, Rate, Retention, Settings
+from broker.settings import Settings
 
 
 def load(environ: dict[str, str] | None = None, path: Path | None = None) -> Settings:

@@ -13,7 +13,8 @@ from dramatiq.middleware import TimeLimitExceeded, default_middleware
 from broker import InvalidActorOption, StreamsBroker
 from broker.dead_letters import DeadLetter
 from broker.embedded import EmbeddedValkey
-from broker.settings import Jitter, Settings
+from broker.queue_settings import Jitter
+from broker.settings import Settings
 from middleware.retries import PolicyRetries, RetryPolicy
 from middleware.stack import stack
 from tests.conftest import NewBroker, StartWorker
