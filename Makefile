@@ -33,8 +33,11 @@ demo: $(STAMP) ## real jobs through real workers on an embedded server, checked 
 run: $(STAMP) ## server, workers and scheduler in the foreground, until Ctrl-C
 	$(PY) -m actors
 
+# Most tests wait: it takes three processes to keep two cores busy.
+AT_ONCE ?= 3
+
 test: $(STAMP) ## the test suite, without what is marked slow
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -q -n $(AT_ONCE) --dist loadgroup -m "not slow"
 
 check: $(STAMP) ## format, lint, types, layers, Lua headers
 	$(PY) -m ruff format --check .

@@ -2,6 +2,7 @@
 
 Servers are started once a session and shared; a test never sees another test's
 keys, because it has a namespace of its own. So nothing here flushes a database.
+With `-n` each of the processes that run tests is such a session.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import signal
 # before it starts again, in ms. Its default of 3 s only makes fault tests slower.
 os.environ.setdefault("dramatiq_restart_delay", "200")
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import dramatiq
@@ -39,6 +41,22 @@ StartWorker = Callable[..., Worker]
 WORKER_TIMEOUT_MS = 100
 #: How long the end of a test waits for a worker's threads, in ms.
 STOP_TIMEOUT_MS = 10_000
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """Reports go from process to process as UTF-8, and some tests log texts that are none."""
+    return _in_utf_8((yield))
+
+
+def _in_utf_8(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_in_utf_8(key): _in_utf_8(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_in_utf_8, value))
+    return value
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,9 @@ from broker.settings import Settings
 from middleware.stack import stack
 from tests.processes import ROOT
 
+# One run for all of them; as long as the rest of the suite beside it makes it.
+pytestmark = [pytest.mark.xdist_group("bench"), pytest.mark.timeout(300)]
+
 #: All that the program measures, the slow part too.
 FIGURES = {
     "drain-default",
@@ -85,7 +88,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=110,
+        timeout=240,
     )
 
 

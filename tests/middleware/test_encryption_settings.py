@@ -74,6 +74,15 @@ def test_wrapped_keys(tmp_path: Path) -> None:
         ("[encryption]\ndefault = 1\n", {}, "encryption.default"),
         ("", {"HEADRACE_KEYS": f"k1:{KEY}", "HEADRACE_KEY_FILE": "x"}, "HEADRACE_KEYS"),
     ],
+    ids=[
+        "keys in the file",
+        "key of the keys in the file",
+        "default without keys",
+        "require without keys",
+        "unknown",
+        "no boolean",
+        "keys twice",
+    ],
 )
 def test_a_wrong_setting_is_named_and_no_key_shown(
     tmp_path: Path, table: str, environ: dict[str, str], named: str

@@ -243,7 +243,7 @@ def test_a_newer_version_waits_for_the_deploy_and_is_buried_when_none_comes(
         ({"version": 1, "upcasters": {0: with_language}}, "upcasters"),
         ({"version": 2, "upcasters": {1: "with_language"}}, "upcasters"),
     ],
-    ids=str,
+    ids=["zero", "text", "one too high", "one missing", "one too low", "no function"],
 )
 def test_wrong_versions_are_refused_when_declared(
     streams: StreamsBroker, seen: Seen, options: dict[str, Any], field: str
