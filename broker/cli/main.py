@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit; :class:`broker.cli.exits.Exit` has the statuses."""
     try:
         app(args=arguments, prog_name="headrace")
-    except (HeadraceError, BrokerConnectionError) as error:
+    except (HeadraceError, BrokerConnectionError, OSError) as error:
         complain(str(error))
         sys.exit(code_of(error))
 

@@ -72,6 +72,12 @@ def test_a_refused_change_leaves_the_file(
     assert (file.read_bytes(), list(tmp_path.iterdir())) == (before, [file])
 
 
+def test_a_folder_that_is_not_there_is_told_in_one_line(headrace: Headrace, tmp_path: Path) -> None:
+    ran = headrace("keys", "generate", "--into", str(tmp_path / "nowhere" / "keys.toml"))
+    assert ran.status == Exit.FAILED
+    assert len(ran.err.splitlines()) == 1
+
+
 def test_a_check_shows_no_key(headrace: Headrace, monkeypatch: pytest.MonkeyPatch) -> None:
     assert headrace("keys", "check").status == Exit.USAGE
     key = new_key()

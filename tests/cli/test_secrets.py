@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+import os
+import subprocess
+import sys
 
 import pytest
 
-from broker.cli.main import COMMANDS
+from middleware.keyring import new_key
 from tests.cli.conftest import Headrace
+from tests.cli.test_every_command import EVERY
 from tests.conftest import NewServer
+from tests.processes import ROOT
 
 PASSWORD = "geheim-4711"
 
@@ -51,11 +55,47 @@ def test_no_command_shows_a_secret(headrace: Headrace, arguments: tuple[str, ...
 
 
 def test_no_help_shows_a_secret(headrace: Headrace) -> None:
-    for place in entry_points(group=COMMANDS):
-        assert PASSWORD not in headrace(place.name, "--help").out
+    for words in EVERY:
+        told = headrace(*words, "--help").out
+        assert "Usage: headrace" in told
+        assert PASSWORD not in told
 
 
-def test_a_traceback_shows_no_secret(
+@pytest.mark.parametrize("right", [True, False])
+def test_no_workers_log_and_no_traceback_in_it_shows_a_secret(
+    environment: dict[str, str], right: bool
+) -> None:
+    url = environment["REDIS_URL"]
+    key = new_key()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dramatiq", "actors", "--processes=1", "--threads=1", "--verbose"],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            **environment,
+            "REDIS_URL": url if right else url.replace(PASSWORD, f"{PASSWORD}-wrong"),
+            "HEADRACE_KEYS": f"first:{key}",
+            "SMTP_USERNAME": "app",
+            "SMTP_TLS": "starttls",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    shown = ""
+    for line in process.stdout:
+        shown += line
+        if "ready for action" in line:
+            process.terminate()
+    process.wait(20)
+    assert ("AuthenticationRefused" in shown) is not right
+    assert ("Worker has been shut down" in shown) is right
+    assert PASSWORD not in shown
+    assert key not in shown
+
+
+def test_a_refusal_shows_no_secret(
     headrace: Headrace, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
 ) -> None:
     wrong = environment["REDIS_URL"].replace(PASSWORD, f"{PASSWORD}-wrong")

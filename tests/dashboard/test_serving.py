@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import tomllib
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import dramatiq
 import httpx
 import pytest
+import redis
 
-from broker import SettingsError, StreamsBroker
+from broker import SettingsError, State, StreamsBroker
 from broker.embedded import EmbeddedValkey
+from broker.settings import Settings
 from dashboard import Access, Dashboard, passwords
 from dashboard.serving import Server
 from dashboard.settings import VARIABLES, DashboardSettings
-from tests.dashboard.browser import Browser
+from tests.dashboard.browser import SAME_ORIGIN, Browser
 from tests.dashboard.chromium import served
 from tests.processes import ROOT
+from tests.waiting import eventually
 
 PAGE = (ROOT / "docs" / "dashboard.md").read_text("utf-8")
 
 
-def _started(*arguments: str, **environ: str) -> subprocess.Popen[str]:
+def _started(module: str, *arguments: str, **environ: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "dashboard", *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
         env={**os.environ, **environ},
         stdin=subprocess.PIPE,
@@ -45,13 +53,15 @@ def test_it_serves_until_an_interrupt_and_notes_what_is_done(
 ) -> None:
     broker.enqueue(dramatiq.Message("mail", "send", (), {}, {}))
     process = _started(
-        REDIS_URL=valkey_server.url, QUEUE_PREFIX=namespace, HEADRACE_DASHBOARD_PORT="0"
+        *("broker.cli.main", "dashboard", "--json"),
+        REDIS_URL=valkey_server.url,
+        QUEUE_PREFIX=namespace,
+        HEADRACE_DASHBOARD_PORT="0",
     )
     try:
-        assert process.stderr is not None
-        found = re.search(r"http://\S+", process.stderr.readline())
-        assert found is not None
-        with httpx.Client(base_url=found[0]) as client:
+        assert process.stdout is not None
+        url = json.loads(process.stdout.readline())["url"]
+        with httpx.Client(base_url=url) as client:
             page = client.get("/queues/mail/jobs")
             assert page.status_code == 200
             assert "server" not in page.headers
@@ -75,34 +85,40 @@ def test_it_serves_until_an_interrupt_and_notes_what_is_done(
 
 
 @pytest.mark.slow
-def test_the_development_command_serves_it_beside_the_workers(
-    valkey_server: EmbeddedValkey, broker: StreamsBroker, namespace: str
-) -> None:
+def test_the_development_command_runs_all_there_is_until_ctrl_c(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "broker.cli.main", "dev", "--processes=1", "--threads=1"],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "REDIS_URL": valkey_server.url,
-            "QUEUE_PREFIX": namespace,
-            "HEADRACE_DASHBOARD_PORT": "0",
-        },
+        cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if not k.startswith(("REDIS_", "QUEUE_"))},
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     try:
         assert process.stderr is not None
-        for line in process.stderr:
-            if found := re.search(r"dashboard: (http://\S+)", line):
-                break
-        assert found is not None
-        assert "New job" in httpx.get(found[1]).text
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
-        assert process.returncode == 0
+        lines = iter(process.stderr.readline, "")
+        server = next(found[1] for line in lines if (found := re.search(r"REDIS_URL=(\S+)", line)))
+        site = next(found[1] for line in lines if (found := re.search(r"dashboard: (\S+)", line)))
+        threading.Thread(target=process.stderr.read, daemon=True).start()  # it must not block
+        broker = StreamsBroker(url=server, namespace=Settings.load({}).queue_prefix, middleware=[])
+        # The scheduler has declared it, the dashboard runs it, and the worker takes it.
+        eventually(broker.inspector.schedules.list, lambda found: len(found) > 0)
+        with httpx.Client(base_url=site, headers=SAME_ORIGIN) as client:
+            token = re.search(r'name="__dd_csrf" value="(\w+)"', client.get("schedules").text)
+            assert token is not None
+            fields = {"__dd_csrf": token[1], "name": "report_queues"}
+            answer = client.post("actions/run-schedule", data=fields)
+            id = parse_qs(urlsplit(answer.headers["location"]).query)["id"][0]
+        assert broker.jobs.wait(id, 20_000).state is State.COMPLETED
+        broker.close()
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: everybody hears it
+        assert process.wait(30) == 0
+        with pytest.raises(redis.ConnectionError), redis.Redis.from_url(server) as client:
+            client.ping()
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +129,7 @@ def test_the_development_command_serves_it_beside_the_workers(
     ],
 )
 def test_it_refuses_to_start(variable: str, value: str, told: str) -> None:
-    process = _started(**{variable: value, "REDIS_URL": "redis://127.0.0.1:1"})
+    process = _started("dashboard", **{variable: value, "REDIS_URL": "redis://127.0.0.1:1"})
     _, log = process.communicate(timeout=20)
     assert process.returncode == 2
     assert variable in log
@@ -131,7 +147,7 @@ def test_a_port_that_is_taken_is_told_in_one_line(broker: StreamsBroker) -> None
 
 
 def test_a_password_is_hashed_for_the_users_file() -> None:
-    process = _started("hash-password")
+    process = _started("dashboard", "hash-password")
     out, _ = process.communicate("correct horse\n", timeout=20)
     assert passwords.matches("correct horse", out.strip())
     assert not passwords.matches("wrong", out.strip())
