@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from dramatiq import Message
 from dramatiq.middleware import Retries
 from PIL import Image
 from playwright.sync_api import Browser as Chromium
@@ -26,6 +27,7 @@ from tests.conftest import StartWorker
 from tests.dashboard.chromium import launched, served
 from tests.dashboard.conftest import PASSWORD, cheap_hash
 from tests.dashboard.scene import FILES, MAIL, Scene, buried, played
+from tests.dashboard.test_speed import CLONE
 from tests.processes import ROOT
 from tests.waiting import eventually
 
@@ -185,6 +187,21 @@ def test_the_keyboard_is_enough(page: Page, scene: Scene) -> None:
     page.keyboard.press("g")
     page.keyboard.press("w")
     expect(page).to_have_url(re.compile("/workers$"))
+
+
+def test_a_search_goes_on_by_itself_until_there_is_a_job(
+    page: Page, stage: StreamsBroker, scene: Scene
+) -> None:
+    stage.enqueue(Message("many", "count", (), {}, {}))
+    k = stage.commands.keys("many")
+    stage.client.register_script(CLONE)([k.ready[0], k.job_prefix], [25_000, 0, "ready"])
+    needle = Message[Any]("many", "count", (), {}, {"correlation_id": "needle"})
+    stage.enqueue(needle)
+    page.goto("/queues/many/jobs?by=correlation&for=needle")
+    expect(page.get_by_text("None so far")).to_be_visible()
+    page.get_by_role("link", name="Search on").click()
+    expect(page.get_by_role("link", name=needle.message_id)).to_be_visible()
+    stage.inspector.purge("many")
 
 
 def test_light_and_dark_are_the_systems_until_one_is_chosen(page: Page, scene: Scene) -> None:
