@@ -235,7 +235,8 @@ class Commands(RecordCommands, LetterCommands, LimitCommands, NoticeCommands, Op
         k = self.keys(queue)
         keys = (
             *(k.scheduled, k.scheduled_messages, k.control, k.wake, k.dead, k.dead_messages),
-            *(k.dedup, k.job_prefix, k.events, k.recent("dead"), k.outbox, *k.ready),
+            *(k.dedup, k.job_prefix, k.events, k.recent("dead"), k.outbox, k.lapsing),
+            *k.ready,
         )
         noted = _pack([(it.lease.level, it.lease.entry_id, it.fields) for it in taken])
         now, due, gated, rows, replays = self._run(
@@ -265,7 +266,7 @@ class Commands(RecordCommands, LetterCommands, LimitCommands, NoticeCommands, Op
             *(k.scheduled, k.scheduled_messages, k.dead, k.dead_messages),
             *(k.control, k.wake, k.dedup, k.job_prefix, k.events),
             *(k.recent("completed"), k.recent("dead"), k.recent("cancelled")),
-            *(k.flow_prefix, k.outbox, *k.ready),
+            *(k.flow_prefix, k.outbox, k.lapsing, *k.ready),
         )
         packed = map(_pack_settlement, settlements)
         replies, letters = self._run("settle", keys, *completed.bounds, *packed)
@@ -341,7 +342,7 @@ class Commands(RecordCommands, LetterCommands, LimitCommands, NoticeCommands, Op
 def _hand_back(k: QueueKeys) -> tuple[str, ...]:
     return (
         *(k.dead, k.dead_messages, k.wake, k.dedup, k.job_prefix),
-        *(k.events, k.recent("dead"), k.recent("cancelled"), k.outbox),
+        *(k.events, k.recent("dead"), k.recent("cancelled"), k.outbox, k.lapsing),
     )
 
 

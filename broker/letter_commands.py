@@ -74,7 +74,7 @@ class LetterCommands(Runner):
         k = self.keys(queue)
         keys = (
             *(k.dead, k.dead_messages, k.control, k.wake, k.dedup, k.job_prefix),
-            *(k.events, k.recent("dead"), *k.ready),
+            *(k.events, k.recent("dead"), k.lapsing, *k.ready),
         )
         packed = [
             entry.pack_array(

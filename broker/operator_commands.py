@@ -100,7 +100,10 @@ class OperatorCommands(Runner):
         return int(
             self._run(
                 "purge",
-                (k.scheduled, k.scheduled_messages, k.dedup, k.job_prefix, k.outbox, *k.ready),
+                (
+                    *(k.scheduled, k.scheduled_messages, k.dedup, k.job_prefix, k.outbox),
+                    *(k.lapsing, *k.ready),
+                ),
                 limit,
             )
         )

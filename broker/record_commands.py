@@ -36,7 +36,7 @@ class RecordCommands(Runner):
         k = self.keys(queue)
         keys = (
             *(k.scheduled, k.scheduled_messages, k.dedup, k.job_prefix, k.events),
-            *(k.recent("cancelled"), k.control, k.wake, k.outbox, *k.ready),
+            *(k.recent("cancelled"), k.control, k.wake, k.outbox, k.lapsing, *k.ready),
         )
         reply: bytes = self._run("cancel", keys, message_id, cancel_channel(self.namespace))
         return reply.decode()

@@ -9,7 +9,8 @@
 -- KEYS[7] control     HASH    present when the queue is paused or limited
 -- KEYS[8] wake        STREAM
 -- KEYS[9] outbox      STREAM  letters: the ends of flows' messages
--- KEYS[10..] ready    STREAM  one a level, lowest first
+-- KEYS[10] lapsing    ZSET    deduplication key -> when it is free again, unix ms; of those with a ttl
+-- KEYS[11..] ready    STREAM  one a level, lowest first
 -- ARGV[1] id          str     of the message
 -- ARGV[2] channel     str     on which workers hear of it
 -- Returns cancelled, requested (it runs), ended (before this), or unknown
@@ -29,7 +30,10 @@ if not prior[1] then
 elseif prior[2] then
   return "ended"
 end
-local keys = { dedup = KEYS[3], job_prefix = job_prefix, events = KEYS[5], recent = KEYS[6], outbox = KEYS[9], letters = {} }
+local keys = {
+  dedup = KEYS[3], lapsing = KEYS[10], job_prefix = job_prefix, events = KEYS[5], recent = KEYS[6],
+  outbox = KEYS[9], letters = {},
+}
 
 local function finish_as_cancelled(fields)
   local actor, at = field(fields, "actor") or "", field(fields, "at") or ""
@@ -47,7 +51,7 @@ if redis.call("ZREM", KEYS[1], id) == 1 then
   -- Another copy of it waits or runs.
 end
 
-local ready, entry, found, delivery = located(prior[3], function(level) return KEYS[10 + level] end)
+local ready, entry, found, delivery = located(prior[3], function(level) return KEYS[11 + level] end)
 if not found then
   return "unknown"
 end

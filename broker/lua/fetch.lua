@@ -11,7 +11,8 @@
 -- KEYS[9] events     STREAM
 -- KEYS[10] dead records ZSET id -> when it ended, unix ms
 -- KEYS[11] outbox    STREAM  letters: the ends of flows' messages
--- KEYS[12..] ready   STREAM  one a level, lowest first; the groups are made here
+-- KEYS[12] lapsing   ZSET    deduplication key -> when it is free again, unix ms; of those with a ttl
+-- KEYS[13..] ready   STREAM  one a level, lowest first; the groups are made here
 -- ARGV[1] consumer   str
 -- ARGV[2] count      int     the most deliveries to hand over
 -- ARGV[3] lowest     0|1     serve the lowest level first, so that nothing starves
@@ -31,7 +32,7 @@
 --@include outbox
 local PROMOTED_PER_CALL = 200
 local RELEASED_PAGE, RELEASED_PAGES = 64, 16  -- looked at for one that may be handed over
-local FIRST = 12  -- the lowest level's key
+local FIRST = 13  -- the lowest level's key
 
 local now = now_ms()
 local job_prefix = KEYS[8]
@@ -155,7 +156,7 @@ for _, id in ipairs(redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", now, "LIMIT", 0
       bury(KEYS[5], KEYS[6], id, "scheduled", now, evidence, { "packed", packed })
     end
     local keys = { dedup = KEYS[7], job_prefix = job_prefix, events = KEYS[9], recent = KEYS[10] }
-    keys.outbox, keys.letters = KEYS[11], {}
+    keys.lapsing, keys.outbox, keys.letters = KEYS[12], KEYS[11], {}
     local place = finish(keys, id, "dead", now, { "actor", "" }, "undecodable", "no packed entry")
     tell_flow(keys, place, "dead", "", "no packed entry")
   end

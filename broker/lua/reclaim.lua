@@ -9,7 +9,8 @@
 -- KEYS[7] dead records ZSET   id -> when it ended, unix ms
 -- KEYS[8] cancelled   ZSET    id -> when it ended, unix ms
 -- KEYS[9] outbox      STREAM  letters: the ends of flows' messages
--- KEYS[10..] ready     STREAM  one a level, lowest first
+-- KEYS[10] lapsing   ZSET    deduplication key -> when it is free again, unix ms; of those with a ttl
+-- KEYS[11..] ready     STREAM  one a level, lowest first
 -- ARGV[1] lease       int     ms without renewal after which a delivery has no owner
 -- ARGV[2] max deliveries int  an entry delivered so often is buried, not released
 -- ARGV[3] limit       int     the most entries to take in this call
@@ -68,6 +69,7 @@ local function reclaim(key, group)
   local keys = {
     dead = KEYS[1], dead_messages = KEYS[2], dedup = KEYS[4], job_prefix = KEYS[5],
     events = KEYS[6], dead_records = KEYS[7], cancelled = KEYS[8], outbox = KEYS[9], letters = {}, ready = key,
+    lapsing = KEYS[10],
   }
   local function claim(entry, fields)
     redis.call("XCLAIM", key, "workers", ARGV[6], 0, entry[1], "JUSTID")
@@ -81,8 +83,8 @@ local function reclaim(key, group)
   return taken[1]
 end
 
-while level <= #KEYS - 10 do
-  local key = KEYS[10 + level]
+while level <= #KEYS - 11 do
+  local key = KEYS[11 + level]
   local group = redis.pcall("XPENDING", key, "workers")
   local idle = group.err or group[1] == 0
   if group.err and not string.find(group.err, "NOGROUP", 1, true) then
@@ -97,7 +99,7 @@ while level <= #KEYS - 10 do
     break
   end
 end
-if level > #KEYS - 10 then
+if level > #KEYS - 11 then
   level = -1
 end
 if released + buried > 0 then  -- what is buried leaves room under a global concurrency

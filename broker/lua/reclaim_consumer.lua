@@ -9,7 +9,8 @@
 -- KEYS[7] dead records ZSET   id -> when it ended, unix ms
 -- KEYS[8] cancelled   ZSET    id -> when it ended, unix ms
 -- KEYS[9] outbox      STREAM  letters: the ends of flows' messages
--- KEYS[10] ready       STREAM  of this level
+-- KEYS[10] lapsing   ZSET    deduplication key -> when it is free again, unix ms; of those with a ttl
+-- KEYS[11] ready       STREAM  of this level
 -- ARGV[1] consumer    str     whose process no longer exists
 -- ARGV[2] max deliveries int  an entry delivered so often is buried, not released
 -- ARGV[3] limit       int     the most entries to take in this call
@@ -26,7 +27,7 @@
 --@include lost
 --@include outbox
 --@include hand_back
-local ready = KEYS[10]
+local ready = KEYS[11]
 local entries = redis.pcall("XPENDING", ready, "workers", "-", "+", ARGV[3], ARGV[1])
 if entries.err then
   if string.find(entries.err, "NOGROUP", 1, true) then
@@ -37,6 +38,7 @@ end
 local keys = {
   dead = KEYS[1], dead_messages = KEYS[2], dedup = KEYS[4], job_prefix = KEYS[5],
   events = KEYS[6], dead_records = KEYS[7], cancelled = KEYS[8], outbox = KEYS[9], letters = {}, ready = ready,
+  lapsing = KEYS[10],
 }
 local told_of = {}
 for i = 5, #ARGV do

@@ -8,19 +8,23 @@
 -- KEYS[6] job prefix  prefix of the records, completed with the message id
 -- KEYS[7] events      STREAM
 -- KEYS[8] dead records ZSET   id -> when it ended, unix ms
--- KEYS[9..] ready     STREAM  one a level, lowest first
+-- KEYS[9] lapsing     ZSET    deduplication key -> when it is free again, unix ms; of those with a ttl
+-- KEYS[10..] ready     STREAM  one a level, lowest first
 -- ARGV[1..] letter    msgpack [key among the dead, message id or "", level, deduplication key or "", [field, value, ...],
 --           its place in a flow or ""]
 -- Returns the number moved; a letter that is no longer there is passed over, so a repeat moves nothing twice
 -- Errors  BADARG a level without a stream; nothing written
 -- Cost    O(log N) a letter, N dead
+--@include clock
 --@include wake
 --@include fields
 --@include record
+--@include admit
 local letters, job_prefix = {}, KEYS[6]
+local keys = { dedup = KEYS[5], lapsing = KEYS[9] }
 for i = 1, #ARGV do
   letters[i] = cmsgpack.unpack(ARGV[i])
-  if not KEYS[9 + letters[i][3]] then
+  if not KEYS[10 + letters[i][3]] then
     return redis.error_reply("BADARG level " .. tostring(letters[i][3]))
   end
 end
@@ -28,7 +32,7 @@ end
 local moved = 0
 for _, letter in ipairs(letters) do
   if redis.call("ZSCORE", KEYS[1], letter[1]) then
-    local entry = redis.call("XADD", KEYS[9 + letter[3]], "*", unpack(letter[5]))
+    local entry = redis.call("XADD", KEYS[10 + letter[3]], "*", unpack(letter[5]))
     redis.call("HDEL", KEYS[2], letter[1])
     redis.call("ZREM", KEYS[1], letter[1])
     if letter[2] ~= "" then
@@ -52,8 +56,8 @@ for _, letter in ipairs(letters) do
       end
       redis.call("ZREM", KEYS[8], letter[2])
       -- A younger message that holds the key keeps it: both run, as the operator asked.
-      if letter[4] ~= "" and not (live and prior[3]) and redis.call("HSETNX", KEYS[5], letter[4], letter[2]) == 1 then
-        redis.call("HSET", record, "dedup", letter[4])
+      if letter[4] ~= "" and not (live and prior[3]) and not holder_of(keys, letter[4]) then
+        hold(keys, { letter[4], 0 }, record, letter[2])
       end
     end
     moved = moved + 1

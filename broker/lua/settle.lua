@@ -14,7 +14,8 @@
 -- KEYS[12] cancelled  ZSET
 -- KEYS[13] flow prefix prefix of the flows, completed with the id
 -- KEYS[14] outbox     STREAM  letters: what is to be done in other slots, or later
--- KEYS[15..] ready    STREAM  one a level, lowest first
+-- KEYS[15] lapsing    ZSET    deduplication key -> when it is free again, unix ms; of those with a ttl
+-- KEYS[16..] ready    STREAM  one a level, lowest first
 -- ARGV[1] count       int     records of completed jobs to keep; -1 for any number
 -- ARGV[2] age         int     ms to keep them; -1 for any age
 -- ARGV[3..] settlement msgpack [outcome, level, entry id, delivery count, consumer, message id, deduplication key or "",
@@ -50,7 +51,7 @@ local signals, completed, notices = 0, 0, 0
 local FOR_EVER_MS = 10 * 365 * 86400000
 
 local function ended(recent)
-  return { dedup = KEYS[7], job_prefix = job_prefix, events = KEYS[9], recent = recent }
+  return { dedup = KEYS[7], lapsing = KEYS[15], job_prefix = job_prefix, events = KEYS[9], recent = recent }
 end
 local as_completed, as_dead, as_cancelled = ended(KEYS[10]), ended(KEYS[11]), ended(KEYS[12])
 as_completed.age_ms = kept_ms >= 0 and kept_ms or FOR_EVER_MS
@@ -58,8 +59,8 @@ as_completed.age_ms = kept_ms >= 0 and kept_ms or FOR_EVER_MS
 local flows = {
   flow_prefix = KEYS[13], outbox = KEYS[14], job_prefix = job_prefix, events = KEYS[9], letters = {}, added = 0,
   ready = function(level)
-    level = math.min(level, #KEYS - 15)
-    return KEYS[15 + level], level
+    level = math.min(level, #KEYS - 16)
+    return KEYS[16 + level], level
   end,
 }
 
@@ -74,8 +75,8 @@ local function go_on(place, state, result, error, facts)
 end
 
 local function remove(s)
-  redis.call("XACK", KEYS[15 + s[2]], "workers", s[3])
-  redis.call("XDEL", KEYS[15 + s[2]], s[3])
+  redis.call("XACK", KEYS[16 + s[2]], "workers", s[3])
+  redis.call("XDEL", KEYS[16 + s[2]], s[3])
 end
 
 local outcomes = {}
@@ -125,7 +126,7 @@ function outcomes.retry(s)
       signals = signals + 1
     end
   else
-    entry = s[13] .. ":" .. redis.call("XADD", KEYS[15 + s[13]], "*", unpack(s[11]))
+    entry = s[13] .. ":" .. redis.call("XADD", KEYS[16 + s[13]], "*", unpack(s[11]))
   end
   if s[6] ~= "" then
     redis.call("HDEL", record, "unsettled")  -- this delivery ended as it should
@@ -154,7 +155,7 @@ function outcomes.park(s)
   end
   local id = s[6] ~= "" and s[6] or s[2] .. ":" .. s[3]
   local keys = {
-    scheduled = KEYS[1], messages = KEYS[2], ready = KEYS[15 + s[2]], job_prefix = job_prefix, events = KEYS[9],
+    scheduled = KEYS[1], messages = KEYS[2], ready = KEYS[16 + s[2]], job_prefix = job_prefix, events = KEYS[9],
   }
   if park(keys, s[2], s[3], s[4], id, now + s[10]) then
     signals = signals + 1
@@ -166,7 +167,7 @@ function outcomes.release(s)
   if to_be_cancelled(s) then
     return outcomes.cancel(s)
   end
-  redis.call("XCLAIM", KEYS[15 + s[2]], "workers", "~released", 0, s[3], "RETRYCOUNT", math.max(0, s[4] - 1), "JUSTID")
+  redis.call("XCLAIM", KEYS[16 + s[2]], "workers", "~released", 0, s[3], "RETRYCOUNT", math.max(0, s[4] - 1), "JUSTID")
   signals = signals + 1
 end
 
@@ -175,7 +176,7 @@ function outcomes.bury(s)
   local evidence = { reason = s[10], error = s[11], deliveries = s[4], level = s[2], dedup = s[7] }
   evidence.actor, evidence.error_type, evidence.trail = s[12], s[13], s[14]
   evidence.lost = s[6] ~= "" and redis.call("HGET", job_prefix .. s[6], "lost") or ""
-  local found = redis.call("XRANGE", KEYS[15 + s[2]], s[3], s[3])[1]
+  local found = redis.call("XRANGE", KEYS[16 + s[2]], s[3], s[3])[1]
   if found then  -- deleted by hand: there is nothing left to keep
     local letter = bury(KEYS[3], KEYS[4], id, s[3], now, evidence, found[2])
     if s[16] ~= "" then
@@ -191,7 +192,7 @@ function outcomes.bury(s)
   end
   if found and #s[15] > 0 then
     redis.call("HSETNX", job_prefix .. field(s[15], "id"), "token", "notice")  -- it is no replay
-    redis.call("XADD", KEYS[15 + s[2]], "*", unpack(s[15]))
+    redis.call("XADD", KEYS[16 + s[2]], "*", unpack(s[15]))
     notices = notices + 1
   end
   remove(s)
@@ -200,14 +201,14 @@ end
 local settlements = {}
 for i = 3, #ARGV do
   local s = cmsgpack.unpack(ARGV[i])
-  if not outcomes[s[1]] or not KEYS[15 + s[2]] or (s[1] == "retry" and not KEYS[15 + s[13]]) then
+  if not outcomes[s[1]] or not KEYS[16 + s[2]] or (s[1] == "retry" and not KEYS[16 + s[13]]) then
     return redis.error_reply("BADARG outcome " .. tostring(s[1]) .. " level " .. tostring(s[2]))
   end
   settlements[i - 2] = s
 end
 
 local function fence(s)
-  local key = KEYS[15 + s[2]]
+  local key = KEYS[16 + s[2]]
   local pending = redis.pcall("XPENDING", key, "workers", s[3], s[3], 1)
   local entry = not pending.err and pending[1]
   if not entry then

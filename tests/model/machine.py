@@ -161,8 +161,8 @@ class QueueMachine(RuleBasedStateMachine):
         return int(seconds) * 1_000 + int(micros) // 1_000
 
     def new(self, id: str, level: int, key: str, *, successor: bool = False) -> NewMessage:
-        """Two of three are recorded."""
-        claim = Claim(key) if key else None
+        """Two of three are recorded; of two keys one has a time."""
+        claim = Claim(key, LONG_MS if key == "k2" else 0) if key else None
         recorded = self.number() % 3 > 0
         return NewMessage(id, "act", level, claim, successor, recorded, self.fields(id))
 
@@ -481,6 +481,7 @@ class QueueMachine(RuleBasedStateMachine):
                 assert id in self.seen.recent[record.state]
             assert record.state is not None or fields.get("dedup", "") == record.key
         assert self.seen.dedup == model.holders()
+        assert self.seen.lapsing == model.lapsing()
         # The model is held to the promise as well: alive as long as a copy is.
         living = {copy.id for copy in model.at(*LIVE)} - model.uncounted
         recorded = {id for id, record in model.records.items() if record.state is None}
@@ -513,7 +514,8 @@ class QueueMachine(RuleBasedStateMachine):
         assert ("paused" in control) is model.paused
         assert bool(control) is model.gated
         k = self.keys
-        known = {*k.ready, k.wake, k.control, k.dedup, k.scheduled, k.scheduled_messages}
+        known = {*k.ready, k.wake, k.control, k.dedup, k.lapsing}
+        known |= {k.scheduled, k.scheduled_messages}
         noted = model.records.keys() | model.uncounted
         known |= {k.dead, k.dead_messages, *(k.job_prefix + id for id in noted)}
         known |= {k.events, *(k.recent(state) for state in self.seen.recent)}

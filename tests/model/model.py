@@ -72,6 +72,8 @@ class Record:
     recorded: bool = True
     #: It had several copies at one time: the record knows the place of the latest only.
     several: bool = False
+    #: Its key has a time of its own.
+    lapses: bool = False
     #: Somebody wants the job that runs cancelled.
     cancel: bool = False
 
@@ -120,6 +122,10 @@ class Model:
         assert len(held) == sum(bool(r.key and r.state is None) for r in self.records.values())
         return held
 
+    def lapsing(self) -> set[str]:
+        """The held keys that have a time of their own, as the last who took them said."""
+        return {r.key for r in self.records.values() if r.key and r.state is None and r.lapses}
+
     @property
     def gated(self) -> bool:
         return self.paused or self.bounds != QueueLimit()
@@ -150,7 +156,8 @@ class Model:
         recorded = message.recorded or (kept and record is not None and record.recorded)
         cancel = kept and record is not None and record.cancel
         several = copies > 1 or (kept and record is not None and record.several)
-        self.records[id] = Record(token, key, None, copies, recorded, several, cancel)
+        lapses = message.claim is not None and message.claim.ttl_ms > 0
+        self.records[id] = Record(token, key, None, copies, recorded, several, lapses, cancel)
         return id, True
 
     def enqueue(self, token: str, messages: Iterable[NewMessage]) -> list[str]:
@@ -415,7 +422,7 @@ class Model:
             recorded = record is None or record.recorded
             record = self.records[id] = Record("redrive", recorded=recorded)
         if key and not record.key and key not in self.holders():
-            record.key = key
+            record.key, record.lapses = key, False
 
     def cancel(self, id: str) -> str:
         """For an id of which at most one copy lives."""

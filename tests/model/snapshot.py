@@ -26,6 +26,8 @@ class Snapshot:
     dead: dict[str, float]
     dead_messages: dict[str, bytes]
     dedup: dict[str, str]
+    lapsing: set[str]
+    """Deduplication keys that have a time of their own."""
     control: dict[str, str]
     signals: int
     """How many were ever written."""
@@ -43,7 +45,7 @@ def read(client: Any, keys: QueueKeys) -> Snapshot:
     for stream in keys.ready:
         pipe.xrange(stream)
         pipe.xpending_range(stream, GROUP, "-", "+", 10_000)
-    for index in (keys.scheduled, keys.dead):
+    for index in (keys.scheduled, keys.dead, keys.lapsing):
         pipe.zrange(index, 0, -1, withscores=True)
     for mapping in (keys.scheduled_messages, keys.dead_messages, keys.dedup, keys.control):
         pipe.hgetall(mapping)
@@ -54,7 +56,7 @@ def read(client: Any, keys: QueueKeys) -> Snapshot:
     pipe.keys(f"*{keys.namespace}*")
     replies = pipe.execute(raise_on_error=False)
     levels, rest = replies[: 2 * len(keys.ready)], replies[2 * len(keys.ready) :]
-    scheduled, dead, scheduled_messages, dead_messages, dedup, control, *rest = rest
+    scheduled, dead, lapsing, scheduled_messages, dead_messages, dedup, control, *rest = rest
     wake, unread, *recent, found = rest
     names = {name.decode() for name in found}
     return Snapshot(
@@ -69,6 +71,7 @@ def read(client: Any, keys: QueueKeys) -> Snapshot:
         dead={id.decode(): score for id, score in dead},
         dead_messages=_by_name(dead_messages),
         dedup=_texts(dedup),
+        lapsing={key.decode() for key, _ in lapsing},
         control=_texts(control),
         signals=0 if isinstance(wake, Exception) else wake["entries-added"],
         waiting_signals=0 if isinstance(wake, Exception) else wake["length"],

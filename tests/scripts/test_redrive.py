@@ -74,7 +74,10 @@ def test_a_letter_for_a_level_that_is_gone_goes_to_the_highest(scripts: Scripts)
 def test_a_redrive_to_no_stream_is_refused_and_nothing_written(scripts: Scripts) -> None:
     scripts.bury("m")
     k = scripts.keys
-    keys = (k.dead, k.dead_messages, k.control, k.wake, k.dedup, k.job_prefix, *k.ready)
+    keys = (
+        *(k.dead, k.dead_messages, k.control, k.wake, k.dedup, k.job_prefix),
+        *(k.events, k.recent("dead"), k.lapsing, *k.ready),
+    )
     before = scripts.snapshot()
     good = pack_array(("m", "m", 0, "", fields_of("m")))
     bad = pack_array(("n", "n", 3, "", fields_of("n")))

@@ -223,7 +223,8 @@ def test_a_wrong_settlement_refuses_the_whole_batch_and_writes_nothing(
     keys = (
         *(k.scheduled, k.scheduled_messages, k.dead, k.dead_messages),
         *(k.control, k.wake, k.dedup, k.job_prefix, k.events),
-        *(k.recent("completed"), k.recent("dead"), k.recent("cancelled"), *k.ready),
+        *(k.recent("completed"), k.recent("dead"), k.recent("cancelled")),
+        *(k.flow_prefix, k.outbox, k.lapsing, *k.ready),
     )
     right = pack_array(("done", 0, handed.lease.entry_id, 1, "c1", "m", "k", False, ""))
     outcome, level = wrong

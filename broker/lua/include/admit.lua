@@ -45,7 +45,7 @@ local function admit(keys, token, id, claim, successor)
     redis.call("HINCRBY", record, "others", 1)
     redis.call("HSET", record, "token", token)
     if held and not (claim and held == claim[1]) then
-      release_deduplication(keys.dedup, held, id)
+      release_deduplication(keys, held, id)
       redis.call("HDEL", record, "dedup")
     end
   elseif known then

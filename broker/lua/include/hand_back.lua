@@ -1,7 +1,8 @@
 -- Give entries whose delivery ended unsettled to ~released, or end them: those that were delivered
 -- too often are buried, those that somebody wants cancelled go.
 -- An entry is as XPENDING has it: its id, whose it was, idle time, delivery count.
--- `keys` has ready, dead, dead_messages, dedup, job_prefix, events, dead_records, cancelled, outbox and letters.
+-- `keys` has ready, dead, dead_messages, dedup, lapsing, job_prefix, events, dead_records, cancelled, outbox and
+-- letters.
 -- Somebody is told of the dead of the actors in `told_of`, a set, which no script can do: what is to
 -- be buried of theirs is left to `spare`, called with an entry and its fields.
 -- Needs now_ms, bury, finish, field, tell_flow and note_lost. Returns the numbers released and ended.
@@ -15,7 +16,9 @@ local function hand_back(keys, entries, max_deliveries, level, told_of, spare)
     if error then
       facts[7], facts[8] = "error", error
     end
-    local places = { dedup = keys.dedup, job_prefix = job_prefix, events = keys.events, recent = recent }
+    local places = {
+      dedup = keys.dedup, lapsing = keys.lapsing, job_prefix = job_prefix, events = keys.events, recent = recent,
+    }
     tell_flow(keys, finish(places, message, state, now, facts, reason, error), state, "", error or state)
   end
 

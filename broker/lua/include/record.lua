@@ -13,9 +13,11 @@ local function tell(events, event, id, actor, reason, error)
   )
 end
 
-local function release_deduplication(dedup, key, id)
-  if key ~= "" and redis.call("HGET", dedup, key) == id then
-    redis.call("HDEL", dedup, key)
+-- `keys` has dedup and lapsing.
+local function release_deduplication(keys, key, id)
+  if key ~= "" and redis.call("HGET", keys.dedup, key) == id then
+    redis.call("HDEL", keys.dedup, key)
+    redis.call("ZREM", keys.lapsing, key)  -- the time of this holder: it is none of the next one's
   end
 end
 
@@ -30,7 +32,7 @@ local function drop_copy(record, others)
 end
 
 -- One copy of a message has ended: the record and the deduplication key end with the last one.
--- `keys` has dedup, job_prefix, events and recent, the index of the state; `facts` is a flat list
+-- `keys` has dedup, lapsing, job_prefix, events and recent, the index of the state; `facts` is a flat list
 -- of fields for the record, or false when no record is kept. Then, and for a message that was
 -- enqueued without one (no `entry`), what stays says for a while that the id is not new.
 -- `begun` says that it ran: of one whose end was quicker than the word of its beginning both are told.
@@ -58,6 +60,6 @@ local function finish(keys, id, state, now, facts, reason, error, begun)
     redis.call("HSET", record, "state", state, "token", token)
     redis.call("PEXPIRE", record, IDEMPOTENCY_MS)
   end
-  release_deduplication(keys.dedup, prior[3] or "", id)
+  release_deduplication(keys, prior[3] or "", id)
   return prior[5]
 end
