@@ -37,7 +37,7 @@ for _, letter in ipairs(letters) do
     redis.call("ZREM", KEYS[1], letter[1])
     if letter[2] ~= "" then
       local record = job_prefix .. letter[2]
-      local prior = redis.call("HMGET", record, "token", "state", "dedup", "entry")
+      local prior = redis.call("HMGET", record, "token", "state", "dedup", "entry", "finished")
       local live = prior[1] and not prior[2]
       if live then  -- sent again since it died: two copies of it run
         redis.call("HINCRBY", record, "others", 1)
@@ -50,7 +50,7 @@ for _, letter in ipairs(letters) do
       if letter[6] ~= "" then
         redis.call("HSET", record, "flow", letter[6])
       end
-      if prior[4] or not prior[1] then
+      if prior[4] or prior[5] or not prior[1] then  -- one that died before its entry was noted has no entry
         redis.call("HSET", record, "entry", letter[3] .. ":" .. entry)
         tell(KEYS[7], "redriven", letter[2], field(letter[5], "actor"))
       end

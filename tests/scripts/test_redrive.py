@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import redis
 
+from broker.commands import Settlement
 from broker.entry import pack_array
 from broker.letter_commands import Redriven
 from broker.outcome import Bury
@@ -118,3 +119,15 @@ def test_a_redriven_message_is_live(scripts: Scripts) -> None:
     before = scripts.snapshot()
     assert scripts.enqueue("m") == ["m"]
     assert scripts.snapshot() == before
+
+
+def test_what_died_before_its_entry_was_noted_is_recorded_again(scripts: Scripts) -> None:
+    flat = [str(part) for part in fields_of("m")]
+    scripts.client.xadd(scripts.keys.ready[0], dict(zip(flat[::2], flat[1::2], strict=True)))
+    (handed,) = scripts.take()
+    scripts.client.delete(scripts.keys.job_prefix + "m")  # as if by a blocked read
+    end = Settlement(handed.lease, "m", "", Bury("rejected", ""), ["actor", "record"])
+    scripts.commands.settle(QUEUE, [end])
+    assert b"entry" not in scripts.record("m")
+    scripts.commands.redrive(QUEUE, [letter("m")])
+    assert scripts.record("m")[b"entry"].startswith(b"0:")
