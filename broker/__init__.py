@@ -3,7 +3,7 @@
 from broker.broker import StreamsBroker
 from broker.cancellation import JobCancelled
 from broker.current import CurrentJob, NoCurrentJob, current_job
-from broker.dead_letters import DeadFilter
+from broker.dead_filter import DeadFilter
 from broker.errors import (
     AuthenticationRefused,
     CertificateRefused,

@@ -15,6 +15,7 @@ from dramatiq.message import Message
 from dramatiq.middleware import Middleware, MiddlewareError
 
 from broker import clients, evidence
+from broker.checks import check_int, check_text
 from broker.codec import Codec
 from broker.commands import Commands
 from broker.consumer import StreamsConsumer
@@ -22,13 +23,13 @@ from broker.contents import Contents
 from broker.dead_routing import DeadRouting
 from broker.delivery import Delivery
 from broker.endings import Endings
-from broker.errors import InvalidOption, Refused
+from broker.errors import Refused
 from broker.events import Events
 from broker.flow_commands import FlowCommands
 from broker.inspector import Inspector
 from broker.jobs import Jobs
 from broker.limits import QueueDepth, QueueLimit
-from broker.options import NAMES, Options, check_int
+from broker.options import NAMES, Options
 from broker.producer import Producer
 from broker.queue_rules import QueueRules
 from broker.redaction import hide_sealed, without_texts
@@ -98,8 +99,7 @@ class StreamsBroker(Broker):
             ("unknown_actor_grace", unknown_actor_grace, 0),
         ):
             check_int(name, value, least)
-        if not namespace:
-            raise InvalidOption("namespace", namespace, "must be a non-empty string")
+        check_text("namespace", namespace)
         self.rules = QueueRules(
             concurrency=concurrency,
             limits=limits,

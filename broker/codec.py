@@ -13,7 +13,7 @@ from dramatiq.middleware import Middleware
 from dramatiq.results import Results
 
 from broker import entry, evidence
-from broker.dead_letters import DeadLetter
+from broker.dead_letter import DeadLetter
 from broker.entry import Fields
 from broker.errors import InvalidOption, PickleRefused
 from broker.evidence import ATTEMPTS, Trail

@@ -1,217 +1,28 @@
-"""A queue's dead letters: what each of them tells, and going through many of them."""
+"""A queue's dead letters: looking at them, moving them back and dropping them, however many."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from dramatiq.common import current_millis
-from dramatiq.errors import DecodeError
-from dramatiq.message import Message
 
-from broker import entry, evidence, flow_step
+from broker import entry
 from broker.commands import Commands
+from broker.dead_filter import ANY, DeadFilter
+from broker.dead_letter import DeadLetter
 from broker.errors import InvalidOption, translated
-from broker.evidence import Attempt, Reason, Trail
-from broker.letter_commands import LetterAges, LetterHead, LetterPosition, Redriven
+from broker.letter_commands import LetterHead, LetterPosition, Redriven
 from broker.pace import Pace
-from broker.sealing import Unauthenticated
 
-#: Parts of a dead letter's value before the entry's fields: bury.lua.
-EVIDENCE = 22
 #: Heads that one call reads, and the most letters that one page looks at for those it wants.
 _BATCH = 200
 _LOOKED_AT_PER_PAGE = 5_000
 _MOST_GROUPS = 1_000
 _BYTES_PER_CALL = 8 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A buried message with the evidence.
-
-    ``message`` is None when it can't be decoded, and when its content is encrypted: an inspector
-    has no keys. ``broker.codec.revealed(letter)`` fills it in where there are some.
-    """
-
-    id: str
-    #: In which its message runs; it may lie among the dead of another one.
-    queue: str
-    #: One of :data:`broker.evidence.Reason`.
-    reason: str
-    #: The class of the exception, without its module; empty for none.
-    error_type: str
-    #: ``Type: message``, or what was wrong with the entry.
-    error: str
-    traceback: str
-    #: The newest, oldest first; those whose worker left them have no error.
-    attempts: list[Attempt]
-    died_at_ms: int
-    deliveries: int
-    level: int
-    #: What the message was deduplicated by; empty for none.
-    deduplication_key: str
-    actor: str | None
-    message: Message[Any] | None
-    fields: dict[str, bytes]
-    #: Traceback and attempts as they lie in Redis; encrypted when the message is.
-    trail: bytes
-
-    @property
-    def correlation_id(self) -> str | None:
-        """The id of the chain that the message belongs to, if it carries one."""
-        found = self._options.get("correlation_id")
-        return found if isinstance(found, str) else None
-
-    @property
-    def trace_id(self) -> str | None:
-        """The trace of the send, from the message's W3C ``traceparent``."""
-        parts = str(self._options.get("traceparent", "")).split("-")
-        return parts[1] if len(parts) == 4 else None
-
-    @property
-    def redrives(self) -> int:
-        """How often it was dead before and came back."""
-        found = self._options.get("redrives")
-        return found if type(found) is int else 0
-
-    @property
-    def redriven_at_ms(self) -> int | None:
-        """When it last came back from the dead, unix ms."""
-        found = self._options.get("redriven_at")
-        return found if type(found) is int else None
-
-    @property
-    def sealed(self) -> bool:
-        """Whether the content is encrypted; it stays so when the letter is redriven."""
-        return "sealed" in self.fields
-
-    @property
-    def raw(self) -> dict[bytes, bytes]:
-        """The fields by the bytes of their names, which may be no text."""
-        return {
-            name.encode("utf-8", "surrogateescape"): value for name, value in self.fields.items()
-        }
-
-    @property
-    def _options(self) -> Mapping[str, Any]:
-        if self.message is not None:
-            return self.message.options
-        header = self.header
-        return {} if header is None else header.options
-
-    @property
-    def header(self) -> Message[Any] | None:
-        """What can be read of a sealed message, without arguments; None for any other."""
-        if not self.sealed:
-            return None
-        try:
-            return entry.decode_header("", self.raw)
-        except DecodeError:
-            return None
-
-    def with_content(self, message: Message[Any], trail: Trail) -> DeadLetter:
-        """The letter with what was encrypted of it."""
-        attempts = _attempts(trail, message) + self.attempts
-        return dataclasses.replace(
-            self,
-            message=message,
-            error=trail.error or self.error,
-            traceback=trail.traceback,
-            attempts=sorted(attempts, key=_ended),
-        )
-
-    @classmethod
-    def read(cls, queue: str, id: str, packed: bytes) -> DeadLetter:
-        """The letter that lies among the dead of a queue under this id."""
-        parts = entry.unpack(packed)
-        found, flat = entry.to_mapping(parts[:EVIDENCE]), parts[EVIDENCE:]
-        queue = _text(found[b"queue"]) or queue
-        fields = dict(zip(flat[::2], flat[1::2], strict=False))
-        try:
-            message = entry.decode(queue, fields)
-        except DecodeError:
-            message = None
-        trail = evidence.load(found[b"trail"])
-        actor = message.actor_name if message is not None else _text(found[b"actor"]) or None
-        return cls(
-            id=id,
-            queue=queue,
-            reason=_text(found[b"reason"]),
-            error_type=_text(found[b"error_type"]),
-            error=_text(found[b"error"]),
-            traceback=trail.traceback,
-            attempts=sorted(_attempts(trail, message) + evidence.lost(found[b"lost"]), key=_ended),
-            died_at_ms=int(found[b"died_at"]),
-            deliveries=int(found[b"deliveries"]),
-            level=int(found[b"level"]),
-            deduplication_key=_text(found[b"dedup"]),
-            actor=actor,
-            message=message,
-            fields={
-                name.decode("utf-8", "surrogateescape"): value for name, value in fields.items()
-            },
-            trail=found[b"trail"],
-        )
-
-
-def _attempts(trail: Trail, message: Message[Any] | None) -> list[Attempt]:
-    if trail.attempts or message is None:
-        return trail.attempts
-    return evidence.attempts_of(message.options)  # buried by a script, which reads no JSON
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "replace")
-
-
-def _ended(attempt: Attempt) -> int:
-    return attempt.ended_at_ms
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadFilter:
-    """Which dead letters; None is any. Ages are ms since death, by the server's clock.
-
-    Raises:
-      InvalidOption: there is no such reason, or an age is no number of ms.
-    """
-
-    reason: Reason | None = None
-    actor: str | None = None
-    error_type: str | None = None
-    #: A part of the error's text.
-    error: str | None = None
-    older_than_ms: int | None = None
-    younger_than_ms: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.reason is not None and self.reason not in get_args(Reason):
-            known = ", ".join(get_args(Reason))
-            raise InvalidOption("reason", self.reason, f"must be one of {known}")
-        for name in ("older_than_ms", "younger_than_ms"):
-            age = getattr(self, name)
-            if age is not None and (type(age) is not int or age < 0):
-                raise InvalidOption(name, age, "must be an integer of at least 0")
-
-    @property
-    def ages(self) -> LetterAges:
-        return LetterAges(None, self.younger_than_ms, self.older_than_ms or 0)
-
-    def takes(self, head: LetterHead) -> bool:
-        """Whether a letter is among them, but for its age."""
-        return (
-            (self.reason is None or head.reason == self.reason)
-            and (self.actor is None or head.actor == self.actor)
-            and (self.error_type is None or head.error_type == self.error_type)
-            and (self.error is None or self.error in head.error)
-        )
-
-
-ANY = DeadFilter()
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +60,7 @@ class DeadLetters:
         k = self._commands.keys(name)
         with translated():
             ids = self._client.zrevrange(k.dead, offset, offset + limit - 1)
-        return self._letters(name, [id.decode("utf-8", "surrogateescape") for id in ids])
+        return self._letters(name, [entry.escaped(id) for id in ids])
 
     def letter(self, name: str, id: str) -> DeadLetter | None:
         """The dead letter of this id; None when it is gone."""
@@ -371,7 +182,7 @@ class DeadLetters:
             some = ids[start : start + _BATCH]
             with translated(), self._client.pipeline(transaction=False) as pipe:
                 for id in some:
-                    pipe.hstrlen(k.dead_messages, id.encode("utf-8", "surrogateescape"))
+                    pipe.hstrlen(k.dead_messages, entry.unescaped(id))
                 sizes = pipe.execute()
             yield [LetterHead(id, 0, size) for id, size in zip(some, sizes, strict=True)]
 
@@ -382,7 +193,7 @@ class DeadLetters:
             for letter in self._letters(name, [head.id for head in some]):
                 at_home = letter if letter.queue == name else self._at_home(name, letter)
                 if at_home is not None:
-                    by_queue[letter.queue].append(_redriven(at_home))
+                    by_queue[letter.queue].append(at_home.redriven())
             for queue, letters in by_queue.items():
                 moved += self._commands.redrive(queue, letters)
         return moved
@@ -395,7 +206,7 @@ class DeadLetters:
         if not ids:
             return []
         k = self._commands.keys(name)
-        names = [id.encode("utf-8", "surrogateescape") for id in ids]
+        names = [entry.unescaped(id) for id in ids]
         with translated():
             values: Any = self._client.hmget(k.dead_messages, names)
         return [
@@ -435,7 +246,7 @@ class DeadLetters:
 def _cursor(position: LetterPosition | None) -> str | None:
     if position is None:
         return None
-    return f"{position[0]}:{position[1].decode('utf-8', 'surrogateescape')}"
+    return f"{position[0]}:{entry.escaped(position[1])}"
 
 
 def _position(cursor: str | None) -> LetterPosition | None:
@@ -444,7 +255,7 @@ def _position(cursor: str | None) -> LetterPosition | None:
     at, _, id = cursor.partition(":")
     if not (at.isascii() and at.isdigit() and id):
         raise InvalidOption("after", cursor, "must be the `next` of a page")
-    return int(at), id.encode("utf-8", "surrogateescape")
+    return int(at), entry.unescaped(id)
 
 
 def _counted(group: DeadGroup | None, key: tuple[str, str, str], died_at_ms: int) -> DeadGroup:
@@ -470,24 +281,3 @@ def _by_size(heads: Sequence[LetterHead]) -> Iterator[list[LetterHead]]:
         size += head.size_bytes
     if part:
         yield part
-
-
-_COUNTERS = (evidence.ATTEMPTS, "retries", "traceback", "requeue_timestamp", "unknown_since")
-
-
-def _redriven(letter: DeadLetter) -> Redriven:
-    fields = [part for pair in letter.raw.items() for part in pair]
-    message = letter.header if letter.message is None else letter.message
-    # A forgery goes back as it came as well: it must not speak for the message it names.
-    if message is None or letter.reason == Unauthenticated.reason:
-        return Redriven(letter.id, "", letter.level, "", fields)
-    options = {name: value for name, value in message.options.items() if name not in _COUNTERS}
-    options |= {"redrives": letter.redrives + 1, "redriven_at": current_millis()}
-    return Redriven(
-        letter.id,
-        message.message_id,
-        letter.level,
-        letter.deduplication_key,
-        entry.with_options(message, fields, options),
-        flow_step.place_in(options),
-    )

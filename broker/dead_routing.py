@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -11,6 +10,7 @@ from dramatiq import Actor, MessageProxy
 from dramatiq.logging import get_logger
 from dramatiq.message import Message
 
+from broker.checks import QUEUE_NAME
 from broker.codec import Codec
 from broker.commands import Settlement
 from broker.entry import Fields
@@ -19,9 +19,6 @@ from broker.outcome import Bury
 
 #: Of a notice: it lies in the queue of the dead message, and runs in its actor's own.
 FORWARD: Final = "forward"
-
-# Dramatiq's own rule for the name of a queue.
-_QUEUE_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9._-]*")
 
 
 class DeadRouting:
@@ -44,7 +41,7 @@ class DeadRouting:
         elif told is not None and (not isinstance(told, str) or not told):
             raise InvalidActorOption("on_dead", told, "must be an actor or the name of one")
         queue = actor.options.get("dead_queue")
-        if queue is not None and not (isinstance(queue, str) and _QUEUE_NAME.fullmatch(queue)):
+        if queue is not None and not (isinstance(queue, str) and QUEUE_NAME.fullmatch(queue)):
             raise InvalidActorOption("dead_queue", queue, "must be the name of a queue")
 
     def actors(self) -> list[str]:

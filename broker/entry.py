@@ -293,6 +293,15 @@ def _header(
     return position + 1, tag & mask
 
 
+def escaped(name: bytes) -> str:
+    """Bytes that may be no text as one; :func:`unescaped` gives them back."""
+    return name.decode("utf-8", "surrogateescape")
+
+
+def unescaped(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
 def to_mapping(parts: list[bytes]) -> dict[bytes, bytes]:
     """Pair up field, value, field, value, ... as a reply carries them."""
     return dict(zip(parts[::2], parts[1::2], strict=True))

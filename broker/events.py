@@ -16,8 +16,9 @@ from typing import Any, Final
 import redis
 
 from broker import clients
+from broker.checks import check_text
 from broker.commands import Commands
-from broker.errors import InvalidOption, translated
+from broker.errors import translated
 
 _READ: Final = 500
 _BLOCK_MS: Final = 5_000
@@ -72,8 +73,7 @@ class Events:
         Raises:
           InvalidOption: the group's name is empty.
         """
-        if not group:
-            raise InvalidOption("group", group, "must be a non-empty string")
+        check_text("group", group)
         return Subscription(self._commands, queue, group, start)
 
     def latest(self, queue: str, limit: int = 100) -> list[Event]:

@@ -57,7 +57,7 @@ class LetterHead:
 
     @property
     def position(self) -> LetterPosition:
-        return self.died_at_ms, self.id.encode("utf-8", "surrogateescape")
+        return self.died_at_ms, entry.unescaped(self.id)
 
 
 class LetterCommands(Runner):
@@ -102,14 +102,14 @@ class LetterCommands(Runner):
 
     def take_letter_back(self, queue: str, id: str, to: str) -> str | None:
         """Move a dead letter to those of the queue that it belongs to; its id there."""
-        name = id.encode("utf-8", "surrogateescape")
+        name = entry.unescaped(id)
         moved = move_letter(self._run, self.client, self.keys(queue), self.keys(to), name, "")
-        return None if moved is None else moved.decode("utf-8", "surrogateescape")
+        return None if moved is None else entry.escaped(moved)
 
     def drop_dead(self, queue: str, ids: Sequence[str]) -> int:
         """Drop dead letters; returns how many of them were still there."""
         k = self.keys(queue)
-        names = (id.encode("utf-8", "surrogateescape") for id in ids)
+        names = (entry.unescaped(id) for id in ids)
         return int(self._run("drop_dead", (k.dead, k.dead_messages), *names))
 
     def letters(
@@ -150,7 +150,7 @@ class LetterCommands(Runner):
 
 def _head(row: list[Any]) -> LetterHead:
     id, died_at_ms, size, *values = row
-    name = id.decode("utf-8", "surrogateescape")
+    name = entry.escaped(id)
     if not values:
         return LetterHead(name, died_at_ms, size)
     reason, error, _, deliveries, level, dedup, actor, error_type = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from broker.checks import check_int
 from broker.errors import InvalidOption
 
 # A start that comes so much after its time does not put off those behind it.
@@ -51,7 +52,7 @@ class Rate:
 
     def __post_init__(self) -> None:
         for name in ("limit", "per_ms", "burst"):
-            check_count(f"rate.{name}", getattr(self, name))
+            check_int(f"rate.{name}", getattr(self, name), 1)
         if self.burst > self.limit:
             raise InvalidOption("rate.burst", self.burst, f"must be at most the limit {self.limit}")
 
@@ -79,12 +80,6 @@ class KeyLimits:
     concurrency_key: str | None = None
     #: The most jobs of ``concurrency_key`` that run at once.
     concurrency: int | None = None
-
-
-def check_count(name: str, value: object) -> None:
-    """Raise InvalidOption unless it is an integer of at least 1."""
-    if type(value) is not int or value < 1:
-        raise InvalidOption(name, value, "must be an integer of at least 1")
 
 
 def check_key(name: str, value: object) -> str:

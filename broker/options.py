@@ -8,6 +8,7 @@ from typing import Any, Final
 from dramatiq.actor import Actor
 from dramatiq.message import Message
 
+from broker.checks import check_int, check_text
 from broker.commands import Claim
 from broker.errors import InvalidOption
 
@@ -58,8 +59,7 @@ class Options:
         key = self.get(message, "deduplication_key", None)
         if key is None:
             return None
-        if not isinstance(key, str) or not key:
-            raise InvalidOption("deduplication_key", key, "must be a non-empty string")
+        check_text("deduplication_key", key)
         mode = self.get(message, "deduplication_mode", "until_finished")
         if mode not in _MODES:
             raise InvalidOption("deduplication_mode", mode, f"must be one of {', '.join(_MODES)}")
@@ -76,9 +76,3 @@ class Options:
         if type(value) is not bool:
             raise InvalidOption(name, value, "must be True or False")
         return value
-
-
-def check_int(name: str, value: object, least: int) -> None:
-    """Raise InvalidOption unless the value is an integer of at least that."""
-    if type(value) is not int or value < least:
-        raise InvalidOption(name, value, f"must be an integer of at least {least}")

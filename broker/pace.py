@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from broker.errors import InvalidOption
+from broker.checks import check_int
 
 _BATCH = 200
 _BATCHES_PER_SECOND = 10  # of a paced run: steady, not a burst each second
@@ -15,8 +15,8 @@ class Pace:
 
     def __init__(self, per_second: int | None) -> None:
         """None is as fast as it goes. Raises InvalidOption for no positive integer."""
-        if per_second is not None and (type(per_second) is not int or per_second < 1):
-            raise InvalidOption("per_second", per_second, "must be an integer of at least 1")
+        if per_second is not None:
+            check_int("per_second", per_second, 1)
         self._per_second = per_second
         self._next = time.monotonic()
 

@@ -15,11 +15,12 @@ from dramatiq.errors import BrokerConnectionError
 from dramatiq.message import Message
 
 from broker import current, entry
+from broker.checks import check_int
 from broker.commands import NewMessage
 from broker.dead_routing import forwarded
 from broker.delivery import InFlight
 from broker.errors import MessageTooLarge
-from broker.options import Options, check_int
+from broker.options import Options
 from broker.queue_rules import QueueRules
 from broker.room import Hooks, with_room
 from broker.schedule import Fired

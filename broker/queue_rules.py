@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias, TypeVar
 
+from broker.checks import check_int
 from broker.limits import QueueDepth, QueueLimit
-from broker.options import check_int
 from broker.retention import DeadRetention, Retention
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from dramatiq.errors import DecodeError
 from broker import entry
 from broker.codec import Codec
 from broker.commands import Commands
-from broker.dead_letters import EVIDENCE
+from broker.dead_letter import EVIDENCE
 from broker.errors import InvalidOption
 from broker.operator_commands import Kept
 from broker.sealing import NotOpened

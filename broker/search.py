@@ -6,6 +6,7 @@ from typing import Final, Literal, TypeAlias, get_args
 
 from dramatiq.message import Message
 
+from broker.checks import check_text
 from broker.commands import Commands
 from broker.errors import InvalidOption
 from broker.job_record import JobRecord, State
@@ -49,8 +50,7 @@ class JobSearch:
         """
         if by not in get_args(By):
             raise InvalidOption("by", by, f"must be one of {', '.join(get_args(By))}")
-        if not text:
-            raise InvalidOption("text", text, "must be a non-empty string")
+        check_text("text", text)
         if state is State.RUNNING:
             return self._running(queue, by, text, cursor, limit)
         ids: list[str] = []

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from broker.checks import QUEUE_NAME
 from broker.configuration import build, merge
 from broker.errors import SettingsError
 from broker.queue_settings import AtLeastOne, QueueSettings
 
 Environment: TypeAlias = Literal["development", "production"]
 ENVIRONMENTS: Final[tuple[Environment, ...]] = get_args(Environment)
-
-# Dramatiq's own rule for the name of a queue.
-_QUEUE_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9._-]*")
 
 
 class _Tables(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -91,7 +88,7 @@ class SettingsFiles:
     def _check_queue(self, table: Mapping[str, Any], at: str) -> None:
         own = dict(table)
         name = own.pop("name", "_")
-        if not (isinstance(name, str) and _QUEUE_NAME.fullmatch(name)):
+        if not (isinstance(name, str) and QUEUE_NAME.fullmatch(name)):
             rule = "must begin with a letter or _ and go on with letters, digits or . _ -"
             raise SettingsError(f"{at}.name", name, rule)
         build(QueueSettings, merge(self._files[0].defaults, own), at=at)

@@ -15,7 +15,7 @@ import msgspec
 
 from broker import entry
 from broker.commands import Claim, Commands, NewMessage
-from broker.dead_letters import EVIDENCE
+from broker.dead_letter import EVIDENCE
 from broker.errors import HeadraceError, translated
 from broker.server import time_ms
 
@@ -153,16 +153,18 @@ def _scored(commands: Commands, index: str) -> Iterator[dict[bytes, int]]:
 
 def _ready(queue: str, level: int, parts: list[bytes]) -> Left:
     id = dict(zip(parts[::2], parts[1::2], strict=False)).get(b"id", b"")
-    return Left(queue=queue, place="ready", id=_text(id), level=level, parts=parts)
+    return Left(queue=queue, place="ready", id=entry.escaped(id), level=level, parts=parts)
 
 
 def _kept(queue: str, place: Place, id: bytes, at_ms: int, packed: bytes) -> Left:
     if place == "dead":
-        return Left(queue=queue, place="dead", id=_text(id), at_ms=at_ms, parts=[packed])
+        return Left(queue=queue, place="dead", id=entry.escaped(id), at_ms=at_ms, parts=[packed])
     parts, level = entry.unpack(packed), 0
     if parts[-2:-1] == [b"level"]:
         level, parts = int(parts[-1]), parts[:-2]
-    return Left(queue=queue, place="scheduled", id=_text(id), level=level, at_ms=at_ms, parts=parts)
+    return Left(
+        queue=queue, place="scheduled", id=entry.escaped(id), level=level, at_ms=at_ms, parts=parts
+    )
 
 
 def _keyed(commands: Commands, queue: str, left: list[Left]) -> list[Left]:
@@ -177,7 +179,7 @@ def _keyed(commands: Commands, queue: str, left: list[Left]) -> list[Left]:
             pipe.hget(prefix + each.id, "dedup")
         keys = dict(zip((each.id for each in waiting), pipe.execute(), strict=True))
     return [
-        msgspec.structs.replace(each, deduplication_key=_text(keys.get(each.id) or b""))
+        msgspec.structs.replace(each, deduplication_key=entry.escaped(keys.get(each.id) or b""))
         for each in left
     ]
 
@@ -192,7 +194,7 @@ def _put(commands: Commands, digest: str, batch: list[tuple[int, Left]]) -> int:
     for number, left in batch:
         token = f"{digest}:{number}"
         if left.place == "dead":
-            id = left.id.encode("utf-8", "surrogateescape")
+            id = entry.unescaped(left.id)
             commands.adopt(left.queue, id, left.at_ms, left.parts[0])
         elif left.place == "ready":
             commands.enqueue(left.queue, token, [_message(left)], inner=True)
@@ -288,7 +290,3 @@ def _last_line(path: Path) -> dict[str, Any]:
     if not isinstance(last, dict) or type(last.get("end")) is not int:
         raise BadExport(f"{path}: its end is missing: it was cut")
     return last
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "surrogateescape")

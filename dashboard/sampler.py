@@ -13,7 +13,7 @@ from dramatiq.errors import BrokerConnectionError
 from dramatiq.logging import get_logger
 
 from broker.broker import StreamsBroker
-from broker.dead_letters import DeadFilter
+from broker.dead_filter import DeadFilter
 from broker.errors import HeadraceError
 from broker.job_record import State
 

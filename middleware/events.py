@@ -13,6 +13,7 @@ import msgspec
 from dramatiq.actor import Actor
 from dramatiq.message import Message
 
+from broker.checks import check_int
 from broker.errors import InvalidOption
 from broker.event_source import Event, Source
 
@@ -149,5 +150,4 @@ def _check(streams: tuple[str, ...], group: str, json_field: str | None, waiting
     for field, name in (*names, *([] if json_field is None else [("json_field", json_field)])):
         if type(name) is not str or not name or "\n" in name:
             raise InvalidOption(field, name, "must be a non-empty string of one line")
-    if type(waiting) is not int or waiting < 1:
-        raise InvalidOption("most_waiting", waiting, "must be an integer of at least 1")
+    check_int("most_waiting", waiting, 1)

@@ -19,10 +19,11 @@ from dramatiq.logging import get_logger
 from dramatiq.middleware import Middleware, SkipMessage
 
 from broker import RateLimited, StreamsBroker
+from broker.checks import check_int
 from broker.delivery import Delivery, Slot
 from broker.errors import InvalidActorOption, InvalidOption
 from broker.limit_commands import Turn
-from broker.limits import KeyLimits, Rate, check_count, check_key
+from broker.limits import KeyLimits, Rate, check_key
 from broker.outcome import Abandon, Cancel, Park, Parked
 
 #: A key, or what makes it of the job's arguments; None is no limit for this job.
@@ -64,7 +65,7 @@ class _Rule:
         if self.rate is not None and not isinstance(self.rate, Rate):
             raise InvalidOption("rate", self.rate, "must be a broker.Rate")
         if self.concurrency is not None:
-            check_count("concurrency", self.concurrency)
+            check_int("concurrency", self.concurrency, 1)
 
     def limits(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> KeyLimits:
         """The limits of a job with these arguments.

@@ -42,7 +42,7 @@ class RetryPolicy:
     delay: int = 15_000
     #: What no wait exceeds.
     longest: int = 604_800_000
-    #: How waits are spread; see :data:`broker.settings.Jitter`.
+    #: How waits are spread; see :data:`broker.queue_settings.Jitter`.
     jitter: Jitter = "added"
 
     def __post_init__(self) -> None:

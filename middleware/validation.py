@@ -13,6 +13,7 @@ from dramatiq.asyncio import async_to_sync
 from dramatiq.broker import MessageProxy
 from dramatiq.middleware import Middleware
 
+from broker.checks import check_int
 from broker.errors import AwaitsDeploy, InvalidOption, Refused
 from middleware.parameters import Parameters
 from middleware.payload import InvalidPayload
@@ -174,8 +175,7 @@ class Validation(Middleware):
 
 
 def _check_versions(version: object, upcasters: object) -> None:
-    if type(version) is not int or version < 1:
-        raise InvalidOption("version", version, "must be an integer of at least 1")
+    version = check_int("version", version, 1)
     rule = f"must map versions below {version}, without a gap up to {version - 1}, to functions"
     if not isinstance(upcasters, Mapping) or not all(map(callable, upcasters.values())):
         raise InvalidOption("upcasters", upcasters, rule)

@@ -23,7 +23,7 @@ from bench.demo.journal import History
 from bench.demo.pictures import ImageCase, image_cases
 from bench.demo.workload import ExpectedPush, Workload
 from broker import DeadFilter, JobRecord, State, StreamsBroker
-from broker.dead_letters import DeadLetter
+from broker.dead_letter import DeadLetter
 from broker.events import Event, reading
 from middleware.correlation import correlation
 

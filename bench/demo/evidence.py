@@ -13,7 +13,7 @@ from actors.inbox import inbox_key
 from bench.demo.journal import History
 from bench.demo.sinks import Mail, Push
 from broker import StreamsBroker
-from broker.dead_letters import DeadLetter
+from broker.dead_letter import DeadLetter
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from broker.cli.completion import Queue
 from broker.cli.exits import Exit, Failed
 from broker.cli.output import AsJson, at, console, counted, facts, lines, said, show
 from broker.cli.queues import Yes, known
-from broker.dead_letters import DeadFilter, DeadLetter
+from broker.dead_filter import DeadFilter
+from broker.dead_letter import DeadLetter
 from broker.evidence import Reason
 from broker.inspector import Inspector
 

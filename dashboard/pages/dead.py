@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final, cast, get_args
 
-from broker.dead_letters import DeadFilter
+from broker.dead_filter import DeadFilter
 from broker.evidence import Reason
 from dashboard.pages.base import Pages, Routes, asked
 from dashboard.tasks import Task

@@ -8,7 +8,7 @@ from dramatiq.errors import DecodeError
 from dramatiq.message import Message
 
 from broker import evidence
-from broker.dead_letters import DeadLetter
+from broker.dead_letter import DeadLetter
 from broker.events import Event
 from broker.job_record import JobRecord, State
 from broker.jobs import JobUnknown

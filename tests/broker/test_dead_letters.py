@@ -15,7 +15,8 @@ from dramatiq.message import get_encoder, set_encoder
 
 from broker import InvalidOption, StreamsBroker
 from broker.commands import NewMessage, Settlement
-from broker.dead_letters import DeadFilter, DeadGroup
+from broker.dead_filter import DeadFilter
+from broker.dead_letters import DeadGroup
 from broker.embedded import EmbeddedValkey
 from broker.entry import encode
 from broker.letter_commands import Redriven

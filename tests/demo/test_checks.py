@@ -17,7 +17,7 @@ from bench.demo.evidence import Evidence
 from bench.demo.journal import Event
 from bench.demo.workload import FLAKY_TITLE, Workload, build
 from broker import JobRecord, State
-from broker.dead_letters import DeadLetter
+from broker.dead_letter import DeadLetter
 from broker.evidence import Attempt
 from tests.demo.test_verify import history, process
 

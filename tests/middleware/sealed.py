@@ -10,7 +10,7 @@ import dramatiq
 import redis
 
 from broker import StreamsBroker
-from broker.dead_letters import DeadLetter
+from broker.dead_letter import DeadLetter
 from middleware.keyring import Key, KeyRing
 from tests.waiting import PATIENCE_S, eventually
 

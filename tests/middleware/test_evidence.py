@@ -11,7 +11,7 @@ from dramatiq import Broker, Message, MessageProxy
 from dramatiq.middleware import Middleware, SkipMessage
 
 from broker import StreamsBroker
-from broker.dead_letters import DeadLetter
+from broker.dead_letter import DeadLetter
 from broker.embedded import EmbeddedValkey
 from broker.errors import Refused
 from tests.conftest import NewBroker, StartWorker

@@ -11,7 +11,7 @@ from dramatiq.errors import RateLimitExceeded
 from dramatiq.middleware import TimeLimitExceeded, default_middleware
 
 from broker import InvalidActorOption, StreamsBroker
-from broker.dead_letters import DeadLetter
+from broker.dead_letter import DeadLetter
 from broker.embedded import EmbeddedValkey
 from broker.queue_settings import Jitter
 from broker.settings import Settings

@@ -12,7 +12,7 @@ from dramatiq import Message
 from dramatiq.middleware import CurrentMessage
 
 from broker import InvalidOption, StreamsBroker
-from broker.dead_letters import DeadLetter
+from broker.dead_letter import DeadLetter
 from broker.embedded import EmbeddedValkey
 from middleware.payload import InvalidPayload, Payload, RuleBroken
 from middleware.validation import ValidatedActor, Validation

@@ -1,0 +1,25 @@
+"""The rules that many an option has to keep. Each function raises InvalidOption."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from broker.errors import InvalidOption
+
+#: Dramatiq's own rule for the name of a queue.
+QUEUE_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9._-]*")
+
+
+def check_int(name: str, value: object, least: int) -> int:
+    """The value, an integer of at least that; a bool is none."""
+    if type(value) is not int or value < least:
+        raise InvalidOption(name, value, f"must be an integer of at least {least}")
+    return value
+
+
+def check_text(name: str, value: object) -> str:
+    """The value, a string of at least one character."""
+    if not isinstance(value, str) or not value:
+        raise InvalidOption(name, value, "must be a non-empty string")
+    return value
