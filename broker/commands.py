@@ -13,7 +13,7 @@ from broker import entry
 from broker.delivery import Lease
 from broker.entry import Fields
 from broker.errors import QueueClosed, QueueFull
-from broker.keys import QueueKeys
+from broker.keys import GROUP, QueueKeys
 from broker.letter_commands import LetterCommands
 from broker.limit_commands import LimitCommands
 from broker.notice_commands import NoticeCommands
@@ -22,9 +22,11 @@ from broker.outbox import Letter
 from broker.outcome import Bury, Cancel, Done, Outcome, Park, Release, Retry, Settled
 from broker.record_commands import RecordCommands
 from broker.retention import Keep
+from broker.workers import unseen
 
 _pack = entry.pack_array
 _ALL = Keep()
+_REAPED_PER_CALL = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,9 +336,21 @@ class Commands(RecordCommands, LetterCommands, LimitCommands, NoticeCommands, Op
         return released, ended
 
     def reap(self, queue: str, idle_ms: int) -> int:
-        """Forget consumers unseen for ``idle_ms`` that hold nothing; returns how many."""
+        """Forget consumers unseen for ``idle_ms`` that hold nothing; returns how many.
+
+        Thousands go in several calls, so that none of them is long.
+        """
         k = self.keys(queue)
-        return int(self._run("reap", (k.wake, *k.ready), idle_ms))
+        streams = (k.wake, *k.ready)
+        gone = [
+            _pack((number - 1, name))
+            for number, name, held in unseen(self.client, GROUP, streams, idle_ms)
+            if streams[number] == k.wake or not held
+        ]
+        return sum(
+            int(self._run("reap", streams, *gone[start : start + _REAPED_PER_CALL]))
+            for start in range(0, len(gone), _REAPED_PER_CALL)
+        )
 
 
 def _hand_back(k: QueueKeys) -> tuple[str, ...]:

@@ -26,9 +26,11 @@ from broker.event_source import (
 from broker.keys import QueueKeys, intake_keys
 from broker.permission import PermittedScripts
 from broker.scripts import Argument
+from broker.workers import unseen
 
 #: Events that can't become messages; the stream they came from has them as long as it likes.
 ASIDE_KEPT: Final = 10_000
+_REAPED_PER_CALL = 500
 
 
 class _GroupThere(Exception):
@@ -196,8 +198,15 @@ class IntakeCommands:
             self._client.execute_command("HSET", self._replays, replay, event_id)
 
     def reap(self, source: Source, idle_ms: int) -> int:
-        """Forget consumers that are gone and hold nothing; returns how many."""
-        return int(self._run("reap_group", (source.stream,), source.group, idle_ms))
+        """Forget consumers that are gone and hold nothing; returns how many.
+
+        Thousands go in several calls, so that none of them is long.
+        """
+        seen = unseen(self._client, source.group, (source.stream,), idle_ms)
+        gone = [name for _, name, held in seen if not held]
+        calls = (gone[n : n + _REAPED_PER_CALL] for n in range(0, len(gone), _REAPED_PER_CALL))
+        keys = (source.stream,)
+        return sum(int(self._run("reap_group", keys, source.group, *names)) for names in calls)
 
     # -- Messages -------------------------------------------------------------------------
 

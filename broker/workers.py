@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -59,6 +59,27 @@ def sights(client: Any, keys: QueueKeys) -> list[Sight]:
                 if row[b"name"] != RELEASED:
                     found.append(_sight(keys, stream, row))
     return found
+
+
+def unseen(
+    client: Any, group: str, streams: Sequence[str], idle_ms: int
+) -> list[tuple[int, bytes, int]]:
+    """The consumers that a server has not heard of for so long.
+
+    Each with the number of its stream among the given ones, from 0, and of entries that it holds.
+    What holds what was handed back is none.
+
+    Raises:
+      BrokerConnectionError: the server can't be reached.
+    """
+    commands = [("XINFO", "CONSUMERS", stream, group) for stream in streams]
+    with translated():
+        return [
+            (number, row[b"name"], row[b"pending"])
+            for number, reply in enumerate(pipeline(client, streams[0], *commands))
+            for row in rows(reply)
+            if row[b"idle"] >= idle_ms and row[b"name"] != RELEASED
+        ]
 
 
 def gathered(sights: Iterable[Sight]) -> list[WorkerInfo]:

@@ -1,29 +1,20 @@
 #!lua flags=allow-oom
 -- reap: forget consumers of one queue that are long gone and hold nothing.
 -- KEYS[1] wake     STREAM  where pending signals may go with their consumer
--- KEYS[2..] ready  STREAM  one a level
--- ARGV[1] idle     int     ms since a consumer was last seen
+-- KEYS[2..] ready  STREAM  one a level, lowest first
+-- ARGV[1..] gone   msgpack [level, or -1 for wake, name] of a consumer that was not seen for long
 -- Returns the number of consumers removed, counted once a stream
 -- Errors  none of its own
--- Cost    O(C) a stream, C consumers of the group
---@include fields
+-- Cost    O(1) a consumer
 local removed = 0
-
--- DELCONSUMER drops the pending list, so never where there is one to lose.
-local function reap(key, drop_pending)
-  local consumers = redis.pcall("XINFO", "CONSUMERS", key, "workers")
-  for _, consumer in ipairs(consumers.err and {} or consumers) do
-    local name = field(consumer, "name")
-    local empty = drop_pending or field(consumer, "pending") == 0
-    if empty and field(consumer, "idle") >= tonumber(ARGV[1]) and name ~= "~released" then
-      redis.call("XGROUP", "DELCONSUMER", key, "workers", name)
-      removed = removed + 1
-    end
+for i = 1, #ARGV do
+  local level, name = unpack(cmsgpack.unpack(ARGV[i]))
+  local key = level < 0 and KEYS[1] or KEYS[2 + level]
+  -- DELCONSUMER drops the pending list, so never where there is one to lose.
+  local held = level >= 0 and redis.pcall("XPENDING", key, "workers", "-", "+", 1, name) or {}
+  if not held.err and not held[1] then
+    local gone = redis.pcall("XGROUP", "DELCONSUMER", key, "workers", name)
+    removed = removed + (type(gone) == "number" and 1 or 0)  -- else the group is gone as well
   end
-end
-
-reap(KEYS[1], true)
-for i = 2, #KEYS do
-  reap(KEYS[i], false)
 end
 return removed

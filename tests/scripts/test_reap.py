@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from broker.entry import pack_array
 from tests.scripts.conftest import GROUP, QUEUE, Scripts
 
 
@@ -47,3 +48,41 @@ def test_every_level_is_reaped_by_itself(scripts: Scripts) -> None:
 def test_a_queue_nobody_used_has_nobody_to_forget(scripts: Scripts) -> None:
     assert scripts.commands.reap(QUEUE, 0) == 0
     assert scripts.snapshot() == {}
+
+
+def test_thousands_that_are_gone_are_forgotten_in_calls_that_are_each_short(
+    own_scripts: Scripts,
+) -> None:
+    scripts, gone = own_scripts, 3_000
+    streams = (scripts.keys.wake, scripts.keys.ready[0])
+    scripts.fetch(0)
+    pipe = scripts.client.pipeline(transaction=False)
+    for stream in streams:
+        for number in range(gone):
+            pipe.xgroup_createconsumer(stream, GROUP, f"gone-{number}")
+    pipe.execute()
+    scripts.client.config_resetstat()
+    assert scripts.commands.reap(QUEUE, 0) == 2 * gone + 1, "the fetching one on wake"
+    stats = scripts.client.info("commandstats")
+    assert stats["cmdstat_xgroup|delconsumer"]["calls"] == 2 * gone + 1
+    calls = stats["cmdstat_evalsha"]["calls"] + stats.get("cmdstat_eval", {"calls": 0})["calls"]
+    assert calls >= 2 * gone / 500, "one call would go through all of them"
+    assert [consumers(scripts, stream) for stream in streams] == [set(), set()]
+
+
+def test_who_has_come_back_and_holds_an_entry_is_not_forgotten(scripts: Scripts) -> None:
+    scripts.enqueue("m")
+    scripts.take(consumer="back")
+    k = scripts.keys
+    gone = pack_array((0, "back"))
+    assert scripts.run("reap", (k.wake, *k.ready), gone) == 0
+    assert [owner for _, owner, _ in scripts.pending()] == ["back"]
+    assert scripts.run("reap_group", (k.ready[0],), GROUP, "back") == 0
+    assert [owner for _, owner, _ in scripts.pending()] == ["back"]
+
+
+def test_who_is_gone_with_its_stream_is_not_counted(scripts: Scripts) -> None:
+    k = scripts.keys
+    gone = [pack_array((level, "gone")) for level in (-1, 0)]
+    assert scripts.run("reap", (k.wake, *k.ready), *gone) == 0
+    assert scripts.run("reap_group", (k.ready[0],), GROUP, "gone") == 0
