@@ -10,11 +10,12 @@ from dramatiq.errors import ActorNotFound
 from dramatiq.middleware import AgeLimit, SkipMessage
 
 from broker import evidence
-from broker.commands import Doomed, Settlement
+from broker.commands import Doomed
 from broker.delivery import Delivery
 from broker.errors import Refused
 from broker.evidence import Reason, Trail
 from broker.outcome import Bury
+from broker.settlement import Settlement
 
 
 def burial(delivery: Delivery, throws: Any) -> Bury:

@@ -11,64 +11,23 @@ import redis
 
 from broker import entry
 from broker.delivery import Lease
-from broker.entry import Fields
 from broker.errors import QueueClosed, QueueFull
 from broker.keys import GROUP, QueueKeys
 from broker.letter_commands import LetterCommands
 from broker.limit_commands import LimitCommands
+from broker.new_message import NewMessage
 from broker.notice_commands import NoticeCommands
 from broker.operator_commands import OperatorCommands
 from broker.outbox import Letter
-from broker.outcome import Bury, Cancel, Done, Outcome, Park, Release, Retry, Settled
+from broker.outcome import Settled
 from broker.record_commands import RecordCommands
 from broker.retention import Keep
+from broker.settlement import Settlement
 from broker.workers import unseen
 
 _pack = entry.pack_array
 _ALL = Keep()
 _REAPED_PER_CALL = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A deduplication key, and how long a message holds it."""
-
-    key: str
-    #: The longest; 0: as long as the message waits or runs.
-    ttl_ms: int = 0
-    #: It is held for the whole ttl, also when the message has ended before.
-    outlives: bool = False
-    #: A scheduled message that holds it is replaced.
-    replaces: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class NewMessage:
-    """A message on its way into a queue, encoded."""
-
-    message_id: str
-    actor: str
-    level: int
-    claim: Claim | None
-    #: It replaces a message of the same id that this process is running.
-    successor: bool
-    #: Whether a record of it is kept.
-    recorded: bool
-    fields: Fields
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """The end of one delivery."""
-
-    lease: Lease
-    message_id: str
-    deduplication_key: str
-    outcome: Outcome
-    #: What the record will say, field, value, ..., the actor first; None: no record is kept.
-    facts: list[str] | None = None
-    #: Why this attempt failed; empty when it did not.
-    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +126,7 @@ class Commands(RecordCommands, LetterCommands, LimitCommands, NoticeCommands, Op
                     m.message_id,
                     streams.setdefault(m.level, len(streams)),
                     m.level,
-                    pack_claim(m.claim),
+                    m.packed_claim,
                     m.successor,
                     m.recorded,
                     m.fields,
@@ -200,7 +159,7 @@ class Commands(RecordCommands, LetterCommands, LimitCommands, NoticeCommands, Op
             _pack(
                 (
                     m.message_id,
-                    pack_claim(m.claim),
+                    m.packed_claim,
                     m.successor,
                     m.recorded,
                     m.claim is not None and m.claim.replaces,
@@ -270,7 +229,7 @@ class Commands(RecordCommands, LetterCommands, LimitCommands, NoticeCommands, Op
             *(k.recent("completed"), k.recent("dead"), k.recent("cancelled")),
             *(k.flow_prefix, k.outbox, k.lapsing, *k.ready),
         )
-        packed = map(_pack_settlement, settlements)
+        packed = (each.packed() for each in settlements)
         replies, letters = self._run("settle", keys, *completed.bounds, *packed)
         if letters and deliver is not None:
             deliver(queue, [Letter.read(row) for row in letters])
@@ -360,11 +319,6 @@ def _hand_back(k: QueueKeys) -> tuple[str, ...]:
     )
 
 
-def pack_claim(claim: Claim | None) -> tuple[str, int, bool] | bool:
-    """As ``admit.lua`` reads it."""
-    return False if claim is None else (claim.key, claim.ttl_ms, claim.outlives)
-
-
 def _most(max_depth: int, inner: bool) -> int:
     """As ``closed.lua`` reads it."""
     return -max_depth - 1 if inner else max_depth
@@ -381,31 +335,3 @@ def _refusing(queue: str, max_depth: int) -> Iterator[None]:
         if refusal != "FULL":
             raise
         raise QueueFull(queue, int(depth), max_depth) from None
-
-
-def _pack_settlement(s: Settlement) -> bytes:
-    lease = s.lease
-    common = (
-        *(lease.level, lease.entry_id, lease.count, lease.consumer),
-        *(
-            s.message_id,
-            s.deduplication_key,
-            False if s.facts is None else entry.packed(s.facts),
-            s.error,
-        ),
-    )
-    match s.outcome:
-        case Done(result):
-            return _pack(("done", *common, result))
-        case Retry(delay_ms, level, fields):
-            return _pack(("retry", *common, delay_ms, fields, entry.pack(fields, level), level))
-        case Park(delay_ms):
-            return _pack(("park", *common, delay_ms))
-        case Release():
-            return _pack(("release", *common))
-        case Cancel():
-            return _pack(("cancel", *common))
-        case Bury(reason, error, actor, error_type, trail, notice, queue):
-            return _pack(("bury", *common, reason, error, actor, error_type, trail, notice, queue))
-        case outcome:
-            raise TypeError(f"{outcome!r} is no settlement")

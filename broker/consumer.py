@@ -13,7 +13,7 @@ from dramatiq.errors import DecodeError
 from dramatiq.logging import get_logger
 
 from broker import entry, evidence
-from broker.commands import Fetched, Handed, Settlement
+from broker.commands import Fetched, Handed
 from broker.delivery import Delivery, Lease
 from broker.direct import pipeline
 from broker.errors import translated
@@ -21,6 +21,7 @@ from broker.flow_step import OPTION
 from broker.keys import GROUP
 from broker.outcome import Bury, Outcome, Release
 from broker.sealing import NotOpened, Replayed, Unauthenticated, Undecryptable
+from broker.settlement import Settlement
 
 if TYPE_CHECKING:
     from broker.broker import StreamsBroker

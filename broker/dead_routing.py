@@ -12,10 +12,10 @@ from dramatiq.message import Message
 
 from broker.checks import QUEUE_NAME
 from broker.codec import Codec
-from broker.commands import Settlement
 from broker.entry import Fields
 from broker.errors import InvalidActorOption
 from broker.outcome import Bury
+from broker.settlement import Settlement
 
 #: Of a notice: it lies in the queue of the dead message, and runs in its actor's own.
 FORWARD: Final = "forward"

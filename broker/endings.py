@@ -12,13 +12,13 @@ from dramatiq.middleware import Retries, Shutdown
 
 from broker import evidence
 from broker.burial import burial
-from broker.commands import Settlement
 from broker.delivery import Delivery
 from broker.entry import Fields
 from broker.errors import AwaitsDeploy
 from broker.facts import facts_of
 from broker.options import Options
 from broker.outcome import Abandon, Bury, Cancel, Done, Outcome, Release, Retry
+from broker.settlement import Settlement
 
 if TYPE_CHECKING:
     from broker.broker import StreamsBroker

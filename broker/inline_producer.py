@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from dramatiq.message import Message
 
 from broker.clock import MovableClock
-from broker.commands import NewMessage
 from broker.entry import Fields
 from broker.errors import NotInline
+from broker.new_message import NewMessage
 from broker.options import Options
 from broker.producer import Producer
 from broker.queue_rules import QueueRules

@@ -9,7 +9,6 @@ from typing import Any, Final
 import redis
 
 from broker import entry
-from broker.commands import NewMessage, pack_claim
 from broker.direct import direct, pipeline
 from broker.errors import translated
 from broker.event_source import (
@@ -24,6 +23,7 @@ from broker.event_source import (
     order,
 )
 from broker.keys import QueueKeys, intake_keys
+from broker.new_message import NewMessage
 from broker.permission import PermittedScripts
 from broker.scripts import Argument
 from broker.workers import unseen
@@ -228,9 +228,7 @@ class IntakeCommands:
             *(k.events, k.scheduled, *k.ready),
         )
         packed = [
-            entry.pack_texts(
-                (name, m.message_id, m.level, pack_claim(m.claim), m.recorded, m.fields)
-            )
+            entry.pack_texts((name, m.message_id, m.level, m.packed_claim, m.recorded, m.fields))
             for name, m in messages
         ]
         waiting = int(self._run("take_events", keys, deadline_ms, token, *packed))

@@ -9,8 +9,8 @@ from dramatiq.actor import Actor
 from dramatiq.message import Message
 
 from broker.checks import check_int, check_text
-from broker.commands import Claim
 from broker.errors import InvalidOption
+from broker.new_message import Claim
 
 NAMES: Final = frozenset(
     {

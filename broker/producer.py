@@ -16,10 +16,10 @@ from dramatiq.message import Message
 
 from broker import current, entry
 from broker.checks import check_int
-from broker.commands import NewMessage
 from broker.dead_routing import forwarded
 from broker.delivery import InFlight
 from broker.errors import MessageTooLarge
+from broker.new_message import NewMessage
 from broker.options import Options
 from broker.queue_rules import QueueRules
 from broker.room import Hooks, with_room

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from broker.commands import NewMessage, pack_claim
 from broker.entry import pack_array
 from broker.errors import translated
+from broker.new_message import NewMessage
 from broker.runner import Runner
 from broker.schedule import Fired
 
@@ -68,7 +68,7 @@ class ScheduleCommands(Runner):
             k.ready[message.level],
         )
         args = (kept.name, kept.definition, at_ms, overlap, token)
-        how = pack_array((message.level, pack_claim(message.claim), message.recorded))
+        how = pack_array((message.level, message.packed_claim, message.recorded))
         new = (message.message_id, how, *message.fields)
         return Fired(self._run("fire", keys, *args, *new))
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 from dramatiq.errors import BrokerConnectionError
 
-from broker.commands import Commands, Settlement
+from broker.commands import Commands
 from broker.outbox import Letter
 from broker.outcome import Settled
 from broker.own_thread import OwnThread
 from broker.retention import Retention
+from broker.settlement import Settlement
 
 _BATCH = 200
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between tries while the server is away

@@ -14,9 +14,10 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from broker import entry
-from broker.commands import Claim, Commands, NewMessage
+from broker.commands import Commands
 from broker.dead_letter import EVIDENCE
 from broker.errors import HeadraceError, translated
+from broker.new_message import Claim, NewMessage
 from broker.server import time_ms
 
 Place: TypeAlias = Literal["ready", "scheduled", "dead"]

@@ -13,7 +13,6 @@ from dramatiq.middleware import SkipMessage
 
 from broker import clients, current, flow_step, server
 from broker.cancellation import RunningJobs
-from broker.commands import Settlement
 from broker.consumer_name import ConsumerName
 from broker.dead_routing import DeadRouting, is_notice
 from broker.delivery import SUSPECT_FROM, Delivery, InFlight, SuspectSlot
@@ -22,6 +21,7 @@ from broker.errors import ServerRefused
 from broker.outbox import Letter
 from broker.outcome import Abandon, Bury, Cancel, Park, Parked, Release
 from broker.queue_rules import QueueRules
+from broker.settlement import Settlement
 from broker.worker_threads import WorkerThreads
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from dramatiq.logging import get_logger
 from dramatiq.message import Message
 
 from broker import StreamsBroker
-from broker.commands import NewMessage
 from broker.event_source import Aside, Event, Handover, NoSource, Source, Stalled
 from broker.intake_commands import IntakeCommands
+from broker.new_message import NewMessage
 from middleware.events import Subscription, Undecodable
 
 #: Events read at once.

@@ -19,9 +19,9 @@ from dramatiq.logging import get_logger
 from dramatiq.middleware import Middleware
 
 from broker import StreamsBroker
-from broker.commands import Settlement
 from broker.failures import FailureKind
 from broker.outcome import Bury
+from broker.settlement import Settlement
 from middleware.notice import Notice
 from middleware.notice_channels import Channel
 from middleware.queue_errors import QueueErrorCounts, QueueErrors

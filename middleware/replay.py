@@ -12,10 +12,10 @@ from dramatiq.actor import Actor
 from dramatiq.message import Message
 
 from broker import StreamsBroker
-from broker.commands import NewMessage
 from broker.errors import InvalidOption
 from broker.event_source import Aside, Event
 from broker.intake_commands import IntakeCommands
+from broker.new_message import NewMessage
 from middleware.events import OPTION, Subscription, Undecodable, event_id_of
 
 _BATCH: Final = 500

@@ -14,9 +14,9 @@ from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 
 from broker import StreamsBroker
-from broker.commands import Settlement
 from broker.delivery import Delivery
 from broker.outcome import Retry, Settled
+from broker.settlement import Settlement
 from otel import names
 from otel.ending import Ending, error_type
 from otel.gauges import QueueGauges

@@ -18,10 +18,10 @@ from opentelemetry.sdk.trace.sampling import ParentBased, Sampler
 from opentelemetry.trace import Span, SpanKind, TracerProvider
 
 from broker import StreamsBroker
-from broker.commands import Settlement
 from broker.delivery import Delivery
 from broker.keys import GROUP
 from broker.outcome import Bury, Settled
+from broker.settlement import Settlement
 from otel import names
 from otel.ending import Ending
 from otel.lazy import Lazy

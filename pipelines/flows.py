@@ -14,11 +14,11 @@ from dramatiq import Message
 from dramatiq.errors import BrokerConnectionError
 
 from broker import StreamsBroker, entry
-from broker.commands import NewMessage
 from broker.courier import deliver
 from broker.errors import HeadraceError
 from broker.flow_commands import NewFlow
 from broker.flow_step import OPTION
+from broker.new_message import NewMessage
 from broker.outbox import Letter
 from broker.stopping import stop
 from middleware.correlation import OPTION as CORRELATION

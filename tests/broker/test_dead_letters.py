@@ -14,14 +14,15 @@ from dramatiq.encoder import Encoder
 from dramatiq.message import get_encoder, set_encoder
 
 from broker import InvalidOption, StreamsBroker
-from broker.commands import NewMessage, Settlement
 from broker.dead_filter import DeadFilter
 from broker.dead_letters import DeadGroup
 from broker.embedded import EmbeddedValkey
 from broker.entry import encode
 from broker.letter_commands import Redriven
+from broker.new_message import NewMessage
 from broker.outcome import Bury
 from broker.retention import DeadRetention
+from broker.settlement import Settlement
 from tests.conftest import NewBroker, StartWorker
 from tests.waiting import eventually
 

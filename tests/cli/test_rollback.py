@@ -15,9 +15,9 @@ from dramatiq import Message
 
 from broker import QueueClosed, StreamsBroker
 from broker.cli.exits import Exit
-from broker.commands import Settlement
 from broker.embedded import EmbeddedValkey
 from broker.outcome import Bury
+from broker.settlement import Settlement
 from middleware.encryption import Encryption
 from middleware.keyring import KeyRing, new_key
 from tests.cli.conftest import Headrace

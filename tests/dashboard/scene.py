@@ -13,8 +13,8 @@ import msgspec
 from dramatiq import Actor, Message, Worker
 
 from broker import StreamsBroker, current_job
-from broker.commands import Settlement
 from broker.outcome import Bury
+from broker.settlement import Settlement
 from middleware.flows import Flows
 from pipelines import flows
 from pipelines.flow import Flow

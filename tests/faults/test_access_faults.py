@@ -10,7 +10,7 @@ import redis
 from dramatiq import Message
 
 from broker import lua_access
-from broker.commands import BEGINNING, Commands, Handed, Settlement
+from broker.commands import BEGINNING, Commands, Handed
 from broker.embedded import EmbeddedValkey
 from broker.errors import AuthenticationRefused, ScriptDenied
 from broker.letter_commands import Redriven
@@ -18,6 +18,7 @@ from broker.limits import KeyLimits, Rate
 from broker.outcome import Bury, Retry
 from broker.roles import RoleName, User, user
 from broker.schedule_commands import ScheduleCommands
+from broker.settlement import Settlement
 from tests.applications import Effects
 from tests.conftest import NewBroker
 from tests.faults.conftest import Source

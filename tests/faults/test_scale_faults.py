@@ -14,9 +14,10 @@ import pytest
 from dramatiq import Message
 
 from broker import StreamsBroker
-from broker.commands import Commands, Handed, Settlement
+from broker.commands import Commands, Handed
 from broker.embedded import EmbeddedValkey
 from broker.outcome import Bury, Done, Release, Settled
+from broker.settlement import Settlement
 from tests.applications import Effects
 from tests.faults.conftest import Source, valkey_only
 from tests.faults.history import History

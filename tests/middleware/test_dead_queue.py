@@ -8,9 +8,9 @@ import dramatiq
 import pytest
 
 from broker import DeadRetention, InvalidActorOption, StreamsBroker
-from broker.commands import Settlement
 from broker.embedded import EmbeddedValkey
 from broker.outcome import Bury
+from broker.settlement import Settlement
 from tests.conftest import NewBroker, StartWorker
 from tests.contract.recording import Seen
 from tests.waiting import eventually

@@ -16,7 +16,7 @@ from periodiq import CronSpec, PeriodiqMiddleware
 from periodiq import cron as stock_cron
 
 from broker import StreamsBroker
-from broker.commands import NewMessage
+from broker.new_message import NewMessage
 from broker.schedule import Fired, Misfire, Overlap, Schedule
 from broker.schedule_commands import Kept
 from middleware.periodic import InvalidPeriodic, cron

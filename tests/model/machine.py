@@ -19,13 +19,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from broker import StreamsBroker, entry
-from broker.commands import BEGINNING, Claim, Commands, Handed, NewMessage, Position, Settlement
+from broker.commands import BEGINNING, Commands, Handed, Position
 from broker.delivery import Lease
 from broker.entry import Fields
 from broker.keys import GROUP
 from broker.letter_commands import Redriven
 from broker.limits import QueueLimit
+from broker.new_message import Claim, NewMessage
 from broker.outcome import Bury, Cancel, Done, Outcome, Release, Retry
+from broker.settlement import Settlement
 from tests.model.model import LIVE, SIGNALS_KEPT, Copy, Expected, Model, Place
 from tests.model.snapshot import Snapshot, read
 

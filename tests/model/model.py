@@ -10,11 +10,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from broker.commands import NewMessage, Settlement
 from broker.delivery import SUSPECT_FROM, Lease
 from broker.entry import Fields
 from broker.limits import QueueLimit
+from broker.new_message import NewMessage
 from broker.outcome import Bury, Cancel, Done, Outcome, Release, Retry, Settled
+from broker.settlement import Settlement
 
 SIGNALS_KEPT = 64
 

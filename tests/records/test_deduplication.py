@@ -9,8 +9,8 @@ import pytest
 import redis
 
 from broker import InvalidOption, State, StreamsBroker
-from broker.commands import Claim, NewMessage
 from broker.entry import encode
+from broker.new_message import Claim, NewMessage
 from tests.conftest import StartWorker
 from tests.waiting import PATIENCE_S
 

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import redis
 
-from broker.commands import Claim, Commands, Fetched, Handed, NewMessage, Settlement
+from broker.commands import Commands, Fetched, Handed
 from broker.delivery import Lease
 from broker.entry import Fields, unpack
 from broker.keys import QueueKeys
+from broker.new_message import Claim, NewMessage
 from broker.outcome import Bury, Outcome, Settled
 from broker.roles import user
 from broker.scripts import Argument, script
+from broker.settlement import Settlement
 from tests.conftest import NewServer
 
 QUEUE = "work"

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from broker.commands import NewMessage
 from broker.letter_commands import Redriven
+from broker.new_message import NewMessage
 from broker.outcome import Bury, Done, Outcome, Retry, Settled
 from tests.scripts.conftest import QUEUE, Scripts, fields_of
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import redis
 
-from broker.commands import BEGINNING, Commands, Handed, Settlement
+from broker.commands import BEGINNING, Commands, Handed
 from broker.courier import deliver
 from broker.outcome import Bury, Cancel, Done, Outcome, Release
+from broker.settlement import Settlement
 from pipelines.flow import Flow, chain
 from tests.scripts.test_flows import LEVELS, Started, message
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from broker.commands import BEGINNING, Claim, NewMessage
+from broker.commands import BEGINNING
 from broker.letter_commands import Redriven
+from broker.new_message import Claim, NewMessage
 from broker.outcome import Bury, Cancel, Done, Retry
 from tests.scripts.conftest import QUEUE, Scripts, fields_of
 

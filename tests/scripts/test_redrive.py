@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import redis
 
-from broker.commands import Settlement
 from broker.entry import pack_array
 from broker.letter_commands import Redriven
 from broker.outcome import Bury
+from broker.settlement import Settlement
 from tests.scripts.conftest import QUEUE, Scripts, fields_of
 
 

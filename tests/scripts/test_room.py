@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 import pytest
 
-from broker.commands import NewMessage
 from broker.errors import QueueFull
+from broker.new_message import NewMessage
 from broker.outcome import Bury, Done, Retry
 from tests.scripts.conftest import QUEUE, Scripts, fields_of
 

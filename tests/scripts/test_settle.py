@@ -7,9 +7,10 @@ import dataclasses
 import pytest
 import redis
 
-from broker.commands import Handed, Settlement
+from broker.commands import Handed
 from broker.entry import pack_array, unpack
 from broker.outcome import Bury, Done, Outcome, Release, Retry, Settled
+from broker.settlement import Settlement
 from tests.scripts.conftest import QUEUE, Scripts, fields_of, message_id
 
 OUTCOMES: list[Outcome] = [

@@ -1,0 +1,55 @@
+"""The end of a delivery, as it is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from broker import entry
+from broker.delivery import Lease
+from broker.outcome import Bury, Cancel, Done, Outcome, Park, Release, Retry
+
+_pack = entry.pack_array
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The end of one delivery."""
+
+    lease: Lease
+    message_id: str
+    deduplication_key: str
+    outcome: Outcome
+    #: What the record will say, field, value, ..., the actor first; None: no record is kept.
+    facts: list[str] | None = None
+    #: Why this attempt failed; empty when it did not.
+    error: str = ""
+
+    def packed(self) -> bytes:
+        """As ``settle.lua`` reads it.
+
+        Raises:
+          TypeError: with this outcome nothing is settled.
+        """
+        lease = self.lease
+        common = (
+            *(lease.level, lease.entry_id, lease.count, lease.consumer),
+            *(self.message_id, self.deduplication_key),
+            *(False if self.facts is None else entry.packed(self.facts), self.error),
+        )
+        match self.outcome:
+            case Done(result):
+                return _pack(("done", *common, result))
+            case Retry(delay_ms, level, fields):
+                kept = entry.pack(fields, level)
+                return _pack(("retry", *common, delay_ms, fields, kept, level))
+            case Park(delay_ms):
+                return _pack(("park", *common, delay_ms))
+            case Release():
+                return _pack(("release", *common))
+            case Cancel():
+                return _pack(("cancel", *common))
+            case Bury(reason, error, actor, error_type, trail, notice, queue):
+                evidence = (reason, error, actor, error_type, trail)
+                return _pack(("bury", *common, *evidence, notice, queue))
+            case outcome:
+                raise TypeError(f"{outcome!r} is no settlement")
