@@ -10,6 +10,7 @@ from typing import Any, Final
 
 #: In place of what is not known.
 NOTHING: Final = "\N{EN DASH}"
+_LATE_MS: Final = 60_000
 _SPANS: Final = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1_000))
 
 
@@ -49,6 +50,11 @@ def _rounded(ms: float) -> str:
     return lasting(ms)
 
 
+def overdue(unix_ms: int | None) -> bool:
+    """Whether a schedule's time is over by more than schedulers need: none runs."""
+    return unix_ms is not None and unix_ms < time.time() * 1000 - _LATE_MS
+
+
 def number(value: float) -> str:
     """With spaces between thousands."""
     return f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
@@ -72,6 +78,7 @@ FILTERS: Final[Mapping[str, Any]] = {
     "isoformat": isoformat,
     "timeago": timeago,
     "at": at,
+    "overdue": overdue,
     "lasting": lasting,
     "number": number,
     "size": size,

@@ -153,7 +153,7 @@ def played(broker: StreamsBroker, look: Callable[[], None]) -> Iterator[Scene]:
         )
         schedules = broker.inspector.schedules
         schedules.add("digest", "send_notification", "0 7 * * *", timezone="Europe/Berlin")
-        schedules.add("clean-up", "process_file", "*/15 * * * *", args=("uploads",), overlap="skip")
+        schedules.add("clean-up", "process_file", "30 2 * * *", args=("uploads",), overlap="skip")
         look()
         try:
             yield Scene(broker, dead, waiting, held, flow_id, send_notification)

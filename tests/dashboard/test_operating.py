@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -122,6 +123,10 @@ def test_a_schedule_is_shown_paused_resumed_and_run(
     page = browser.page("/schedules")
     assert "nightly" in page
     assert "0 3 * * *" in page
+    assert "overdue" not in page
+    two_days_ago = str(int(time.time() * 1000) - 172_800_000)
+    broker.client.hset(broker.commands.keys("mail").schedules_state, "mark:nightly", two_days_ago)
+    assert "overdue" in browser.page("/schedules")
     browser.submit("/schedules", "/actions/pause-schedule")
     assert broker.inspector.schedules.get("nightly").paused
     browser.submit("/schedules", "/actions/resume-schedule")

@@ -189,7 +189,7 @@ def test_the_page_lists_every_variable() -> None:
 
 
 def test_the_page_has_its_pictures_and_they_are_small() -> None:
-    shown = set(re.findall(r"\(dashboard/(\w+\.png)\)", PAGE))
+    shown = set(re.findall(r"\(dashboard/([\w-]+\.png)\)", PAGE))
     kept = {file.name: file.stat().st_size for file in (ROOT / "docs" / "dashboard").iterdir()}
     assert shown == kept.keys()
     assert max(kept.values()) < 100_000
