@@ -193,7 +193,7 @@ def test_a_search_goes_on_by_itself_until_there_is_a_job(
 ) -> None:
     stage.enqueue(Message("many", "count", (), {}, {}))
     k = stage.commands.keys("many")
-    stage.client.register_script(CLONE)([k.ready[0], k.job_prefix], [25_000, 0, "ready"])
+    stage.client.register_script(CLONE)([k.ready[0], k.job_prefix], [12_000, 0, "ready"])
     needle = Message[Any]("many", "count", (), {}, {"correlation_id": "needle"})
     stage.enqueue(needle)
     page.goto("/queues/many/jobs?by=correlation&for=needle")
