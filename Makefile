@@ -37,7 +37,7 @@ run: $(STAMP) ## server, workers and scheduler in the foreground, until Ctrl-C
 AT_ONCE ?= 3
 
 test: $(STAMP) ## the test suite, without what is marked slow
-	$(PY) -m pytest -n $(AT_ONCE) --dist loadgroup -m "not slow"
+	$(PY) -m pytest -n $(AT_ONCE) --dist loadfile -m "not slow"
 
 check: $(STAMP) ## format, lint, types, layers, Lua headers
 	$(PY) -m ruff format --check .

@@ -2,7 +2,8 @@
 
 Servers are started once a session and shared; a test never sees another test's
 keys, because it has a namespace of its own. So nothing here flushes a database.
-With `-n` each of the processes that run tests is such a session.
+With `-n` each of the processes that run tests is such a session, and `--dist loadfile`
+keeps a file's tests in one of them, and with them what they share.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ from broker.settings import Settings
 from middleware.stack import stack
 from tests.processes import ROOT
 
-# One run for all of them; as long as the rest of the suite beside it makes it.
-pytestmark = [pytest.mark.xdist_group("bench"), pytest.mark.timeout(300)]
+# One run for all of them takes as long as what runs beside it makes it.
+pytestmark = pytest.mark.timeout(300)
 
 #: All that the program measures, the slow part too.
 FIGURES = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import count
-from pathlib import Path
 
 import dramatiq
 import pytest
@@ -17,19 +16,6 @@ from tests.applications import Effects, application
 from tests.cluster.clusters import Cluster
 from tests.conftest import NewBroker
 from tests.servers import ServerKind
-
-HERE = Path(__file__).parent
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A shared cluster is many servers: with `-n` one process runs all the tests of a kind."""
-    for item in items:
-        if HERE not in item.path.parents or not isinstance(item, pytest.Function):
-            continue
-        if "cluster" in item.fixturenames:
-            kind = item.callspec.params["server_kind"]
-            item.add_marker(pytest.mark.xdist_group(f"{kind} cluster"))
-
 
 ClusterBroker = Callable[..., StreamsBroker]
 Source = Callable[..., str]

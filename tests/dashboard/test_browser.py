@@ -39,9 +39,6 @@ PHONE = {"width": 390, "height": 844}
 # Only a failure takes this long.
 expect.set_options(timeout=15_000)
 
-# One browser for all of them.
-pytestmark = pytest.mark.xdist_group("chromium")
-
 Site = tuple[Server, str]
 
 

@@ -51,7 +51,8 @@ def test_no_period_has_more_starts_than_the_limit_and_none_waits_long(
         limited.send(n)
     start_worker(broker, threads=4)
     starts = seen.take(20)
-    assert most_in_a_window([s for s, _ in starts], 250) <= 5
+    # Shorter than the period, by less than an interval: a job may note its start a little late.
+    assert most_in_a_window([s for s, _ in starts], 225) <= 5
     assert sorted(n for _, n in starts) == list(range(20))
     assert max(s for s, _ in starts) < sent_s + 19 * 0.052 + 1.0
     broker.join(QUEUE, timeout=TIMEOUT_MS)
