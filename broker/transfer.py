@@ -2,46 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-import os
-import tempfile
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 import msgspec
 
 from broker import entry
 from broker.commands import Commands
-from broker.dead_letter import EVIDENCE
-from broker.errors import HeadraceError, translated
+from broker.errors import translated
+from broker.export_file import Left, Place, checked, messages, written
 from broker.new_message import Claim, NewMessage
 from broker.server import time_ms
 
-Place: TypeAlias = Literal["ready", "scheduled", "dead"]
-
-FORMAT: Final = "headrace-export"
-_VERSION: Final = 1
 _BATCH: Final = 200
-
-
-class BadExport(HeadraceError, ValueError):
-    """The file is no export, is incomplete, or is not for this namespace; nothing was imported."""
-
-
-class Left(msgspec.Struct, frozen=True, kw_only=True):
-    """One message that is left: a line of the file. ``parts`` are the entry's bytes."""
-
-    queue: str
-    place: Place
-    id: str
-    level: int = 0
-    #: Unix ms; of a scheduled one when it is due, of a dead one when it died.
-    at_ms: int = 0
-    deduplication_key: str = ""
-    parts: list[bytes]
 
 
 def export(commands: Commands, namespace: str, queues: Iterable[str], path: Path) -> Iterator[int]:
@@ -53,29 +28,16 @@ def export(commands: Commands, namespace: str, queues: Iterable[str], path: Path
     Raises:
       BrokerConnectionError, OSError: there is no file.
     """
-    handle, name = tempfile.mkstemp(dir=path.resolve().parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            header = {"format": FORMAT, "version": _VERSION, "namespace": namespace}
-            _write(file, header)
-            count = 0
-            for queue in queues:
-                for batch in _left(commands, queue):
-                    for each in batch:
-                        _write(file, _line(each))
-                    count += len(batch)
-                    yield len(batch)
-            _write(file, {"end": count})
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with written(path, namespace) as write:
+        for queue in queues:
+            for batch in _left(commands, queue):
+                for each in batch:
+                    write(each)
+                yield len(batch)
 
 
 def import_(commands: Commands, namespace: str, path: Path) -> Iterator[int]:
-    """Put what a file holds into the queues; how many lines are done, step by step.
+    """Put what a file holds into the queues; how many messages are done, step by step.
 
     Messages keep their ids, levels, times and deduplication keys. A repeat changes nothing for
     those whose records are there, so one that was interrupted is run again.
@@ -84,29 +46,10 @@ def import_(commands: Commands, namespace: str, path: Path) -> Iterator[int]:
       BadExport: nothing was imported.
       BrokerConnectionError: what is imported stays.
     """
-    digest = _checked(path, namespace)
-    with path.open(encoding="ascii") as file:
-        next(file)
-        batch: list[tuple[int, Left]] = []
-        for number, text in enumerate(file, 2):
-            found = json.loads(text)
-            if "end" in found:
-                break
-            batch.append((number, _read(found)))
-            if len(batch) == _BATCH:
-                yield _put(commands, digest, batch)
-                batch = []
-        if batch:
-            yield _put(commands, digest, batch)
-
-
-def count(path: Path) -> int:
-    """How many messages an export holds.
-
-    Raises:
-      BadExport: it is none, or incomplete.
-    """
-    return int(_last_line(path)["end"])
+    digest = checked(path, namespace)
+    left = messages(path)
+    while batch := list(islice(left, _BATCH)):
+        yield _put(commands, digest, batch)
 
 
 # -- Reading queues ---------------------------------------------------------------------
@@ -123,10 +66,10 @@ def _left(commands: Commands, queue: str) -> Iterator[list[Left]]:
         ("scheduled", k.scheduled, k.scheduled_messages),
         ("dead", k.dead, k.dead_messages),
     )
-    for place, index, messages in outside:
+    for place, index, bodies in outside:
         for scored in _scored(commands, index):
             with translated():
-                values = commands.client.execute_command("HMGET", messages, *scored)
+                values = commands.client.execute_command("HMGET", bodies, *scored)
             found = [
                 _kept(queue, place, id, at_ms, packed)
                 for (id, at_ms), packed in zip(scored.items(), values, strict=True)
@@ -210,84 +153,3 @@ def _message(left: Left) -> NewMessage:
     actor = fields.get(b"actor", b"").decode("utf-8", "replace")
     claim = Claim(left.deduplication_key) if left.deduplication_key else None
     return NewMessage(left.id, actor, left.level, claim, False, True, list(left.parts))
-
-
-# -- The file ---------------------------------------------------------------------------
-
-
-def _write(file: Any, value: object) -> None:
-    file.write(json.dumps(value, separators=(",", ":")) + "\n")
-
-
-def _line(left: Left) -> dict[str, Any]:
-    told: dict[str, Any] = {"queue": left.queue, "place": left.place, "id": left.id}
-    if left.level:
-        told["level"] = left.level
-    if left.at_ms:
-        told["at_ms"] = left.at_ms
-    if left.deduplication_key:
-        told["deduplication_key"] = left.deduplication_key
-    return {**told, "parts": [_shown(part) for part in left.parts]}
-
-
-def _shown(part: bytes) -> str | dict[str, str]:
-    """Text where it is some: the file is read by people too."""
-    try:
-        return part.decode()
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(part).decode()}
-
-
-def _read(line: dict[str, Any]) -> Left:
-    parts = [
-        part.encode() if isinstance(part, str) else base64.b64decode(part["base64"])
-        for part in line.pop("parts")
-    ]
-    return Left(parts=parts, **line)
-
-
-def _checked(path: Path, namespace: str) -> str:
-    """The digest that names the file, if all of it is there and good."""
-    end, digest = count(path), hashlib.sha256()
-    sealed = lines = 0
-    with path.open("rb") as file:
-        for number, raw in enumerate(file):
-            digest.update(raw)
-            try:
-                found = json.loads(raw)
-                if number == 0:
-                    header = found
-                elif "end" not in found:
-                    sealed += _is_sealed(_read(found))
-                    lines += 1
-            except (ValueError, TypeError, KeyError) as error:
-                raise BadExport(f"{path}: line {number + 1} is none of an export") from error
-    if lines != end:
-        raise BadExport(f"{path}: must have {end} messages, has {lines}")
-    if sealed and header["namespace"] != namespace:
-        rule = f"its {sealed} encrypted messages are bound to namespace {header['namespace']!r}"
-        raise BadExport(f"{path}: {rule}, not {namespace!r}")
-    return digest.hexdigest()[:16]
-
-
-def _is_sealed(left: Left) -> bool:
-    parts = entry.unpack(left.parts[0])[EVIDENCE:] if left.place == "dead" else left.parts
-    return b"sealed" in parts[::2]
-
-
-def _last_line(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            header = json.loads(file.readline())
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - 100))
-            last = json.loads(file.read().splitlines()[-1])
-    except (OSError, ValueError, IndexError) as error:
-        raise BadExport(f"{path}: can't be read as an export ({error})") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise BadExport(f"{path}: is no export")
-    if header.get("version") != _VERSION:
-        raise BadExport(f"{path}: version must be {_VERSION}, is {header.get('version')!r}")
-    if not isinstance(last, dict) or type(last.get("end")) is not int:
-        raise BadExport(f"{path}: its end is missing: it was cut")
-    return last

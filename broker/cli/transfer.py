@@ -12,7 +12,8 @@ from broker.cli.completion import queues
 from broker.cli.output import AsJson, counted, said
 from broker.cli.queues import Yes, known
 from broker.errors import InvalidOption
-from broker.transfer import count, export, import_
+from broker.export_file import count
+from broker.transfer import export, import_
 
 export_app: Final = typer.Typer(add_completion=False)
 import_app: Final = typer.Typer(add_completion=False)
