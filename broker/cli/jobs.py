@@ -75,7 +75,9 @@ def cancel(ctx: typer.Context, id: Id, as_json: AsJson = False) -> None:
     record = _found(broker, id)
     if not broker.jobs.cancel(id):
         raise Failed(f"job {id!r} is {record.state.value}")
-    said({"cancelled": True}, as_json, "cancelled")
+    running = record.state is State.RUNNING
+    told = "its worker is asked to end it" if running else "cancelled"
+    said({"cancelled": not running, "asked": running}, as_json, told)
 
 
 @app.command()

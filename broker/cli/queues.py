@@ -44,8 +44,12 @@ def ls(ctx: typer.Context, as_json: AsJson = False) -> None:
 def _row(info: QueueInfo) -> tuple[object, ...]:
     counts = (info.ready, info.scheduled, info.in_flight, info.dead)
     oldest = lasting(info.oldest_age_ms)
-    marks = [mark for mark in ("paused", "closed") if getattr(info, mark)]
-    return info.name, *counts, oldest, info.consumers, ", ".join(marks)
+    return info.name, *counts, oldest, info.consumers, marks(info)
+
+
+def marks(info: QueueInfo) -> str:
+    """What keeps a queue from its usual course."""
+    return ", ".join(mark for mark in ("paused", "closed") if getattr(info, mark))
 
 
 @app.command("show")

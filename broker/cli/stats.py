@@ -14,6 +14,7 @@ from rich.text import Text
 
 from broker.cli.application import broker_of
 from broker.cli.output import AsJson, console, emit, lasting, printable
+from broker.cli.queues import marks
 from broker.inspector import Inspector
 from broker.operator_commands import QueueInfo
 from broker.server import ServerMemory
@@ -106,6 +107,6 @@ def _screen(look: Stats) -> Table:
         info = row.queue
         counts = (info.ready, info.scheduled, info.in_flight, info.dead)
         rates = (f"{row.in_per_s:.1f}", f"{row.out_per_s:.1f}", lasting(info.oldest_age_ms))
-        cells = (*map(str, counts), *rates, "paused" if info.paused else "")
+        cells = (*map(str, counts), *rates, marks(info))
         table.add_row(Text(printable(info.name)), *cells)
     return table

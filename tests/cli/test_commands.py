@@ -137,6 +137,15 @@ def test_a_waiting_job_is_cancelled_once(headrace: Headrace, broker: StreamsBrok
     assert again.err.endswith("is cancelled\n")
 
 
+def test_the_worker_of_a_running_job_is_asked_to_end_it(
+    headrace: Headrace, broker: StreamsBroker
+) -> None:
+    (message,) = _send(broker)
+    broker.commands.fetch("mail", "tester", 1, lowest_first=False, suspects=1, signals=())
+    told = headrace("jobs", "cancel", message.message_id, "--json").json
+    assert told == {"cancelled": False, "asked": True}
+
+
 def test_a_scheduled_job_is_promoted(
     headrace: Headrace, broker: StreamsBroker, start_worker: StartWorker
 ) -> None:
