@@ -1,8 +1,8 @@
 """Histograms that cost a job a microsecond: counted here, and added to what the SDK exports.
 
 The SDK checks, copies and hashes the attributes of every measurement, which is more than all
-else that a job is measured by. These are made for attributes that are the same object each
-time; what comes out is the same.
+else that a job is measured by. Here whoever measures asks for the series of its attributes
+once; a value is noted then, and put into its bucket with many others. What comes out is the same.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from opentelemetry import metrics, trace
+from opentelemetry import metrics
 from opentelemetry.context import Context
 from opentelemetry.sdk.metrics import Exemplar
 from opentelemetry.sdk.metrics.export import (
@@ -28,23 +28,85 @@ from opentelemetry.sdk.metrics.export import Histogram as HistogramData
 
 from otel import names
 from otel.labels import OVERFLOW, Labels
+from otel.propagation import sampled
 
 #: Series of one histogram; what has other attributes is counted together.
 MOST: Final = 1_000
 
 
-class _Series:
-    """The values of one combination of attributes."""
+#: Values of a series that are noted before they are put into their buckets.
+_MOST_NOTED: Final = 256
 
-    __slots__ = ("buckets", "exemplars", "largest", "smallest", "sum")
 
-    def __init__(self, buckets: int) -> None:
-        self.buckets = [0] * buckets
-        self.sum = 0.0
-        self.smallest = float("inf")
-        self.largest = float("-inf")
+class Series:
+    """The values of one combination of attributes. Thread-safe."""
+
+    __slots__ = (
+        "_bounds",
+        "_buckets",
+        "_exemplars",
+        "_largest",
+        "_lock",
+        "_noted",
+        "_smallest",
+        "_sum",
+    )
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._lock = threading.Lock()
+        self._noted: list[float] = []
+        self._buckets = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+        self._smallest = float("inf")
+        self._largest = float("-inf")
         #: The latest of each bucket since the last collection.
-        self.exemplars: dict[int, Exemplar] = {}
+        self._exemplars: dict[int, Exemplar] = {}
+
+    def record(self, amount: float, context: Context | None = None) -> None:
+        """Count a value, with the current span for its exemplar if that is sampled."""
+        noted = self._noted
+        noted.append(amount)  # atomic, so that most values take no lock
+        span = sampled(context)
+        if span is not None:
+            exemplar = Exemplar({}, amount, time.time_ns(), span.span_id, span.trace_id)
+            with self._lock:
+                self._exemplars[bisect_left(self._bounds, amount)] = exemplar
+        if len(noted) >= _MOST_NOTED:
+            with self._lock:
+                self._sort()
+
+    def _sort(self) -> None:
+        values = self._noted[:]
+        del self._noted[: len(values)]  # what came in the meantime is behind these
+        bounds, buckets = self._bounds, self._buckets
+        for value in values:
+            buckets[bisect_left(bounds, value)] += 1
+            self._sum += value
+        self._smallest = min(self._smallest, *values)
+        self._largest = max(self._largest, *values)
+
+    def point(self, labels: Labels, begin_ns: int, now_ns: int) -> HistogramDataPoint | None:
+        """The values so far, and the exemplars since the last call; None without any."""
+        with self._lock:
+            if self._noted:
+                self._sort()
+            exemplars, self._exemplars = list(self._exemplars.values()), {}
+            count = sum(self._buckets)
+            if not count:
+                return None
+            return HistogramDataPoint(
+                attributes=dict(labels),
+                start_time_unix_nano=begin_ns,
+                time_unix_nano=now_ns,
+                count=count,
+                sum=self._sum,
+                bucket_counts=tuple(self._buckets),
+                explicit_bounds=self._bounds,
+                min=self._smallest,
+                max=self._largest,
+                exemplars=exemplars,
+            )
 
 
 class Histogram(metrics.Histogram):
@@ -53,7 +115,7 @@ class Histogram(metrics.Histogram):
     def __init__(self, name: str, unit: str, description: str, bounds: Sequence[float]) -> None:
         self.name, self._unit, self._description = name, unit, description
         self._bounds = tuple(bounds)
-        self._series: dict[Labels, _Series] = {}
+        self._series: dict[Labels, Series] = {}
         self._lock = threading.Lock()
         self._begin_ns = time.time_ns()
 
@@ -63,52 +125,30 @@ class Histogram(metrics.Histogram):
         attributes: Mapping[str, Any] | None = None,
         context: Context | None = None,
     ) -> None:
-        """Count a value; quick if ``attributes`` are :class:`otel.labels.Labels`."""
+        """Count a value; quicker if ``attributes`` are :class:`otel.labels.Labels`."""
         labels = attributes if type(attributes) is Labels else Labels(attributes or {})
-        bucket = bisect_left(self._bounds, amount)
-        span = trace.get_current_span(context).get_span_context()
-        sampled = span.trace_flags & 1
-        with self._lock:
-            series = self._series.get(labels) or self._add(labels)
-            series.buckets[bucket] += 1
-            series.sum += amount
-            if amount < series.smallest:
-                series.smallest = amount
-            if amount > series.largest:
-                series.largest = amount
-            if sampled:
-                series.exemplars[bucket] = Exemplar(
-                    {}, amount, time.time_ns(), span.span_id, span.trace_id
-                )
+        self.of(labels).record(amount, context)
 
-    def _add(self, labels: Labels) -> _Series:
-        key = labels if len(self._series) < MOST else OVERFLOW
-        return self._series.setdefault(key, _Series(len(self._bounds) + 1))
+    def of(self, labels: Labels) -> Series:
+        """Where the values with these attributes are counted; the same for the same ones."""
+        found = self._series.get(labels)
+        if found is not None:
+            return found
+        with self._lock:
+            key = labels if len(self._series) < MOST else OVERFLOW
+            return self._series.setdefault(key, Series(self._bounds))
 
     def collect(self) -> Metric | None:
         """The values so far, as the SDK's exporters take them; None without any."""
         now_ns = time.time_ns()
         with self._lock:
-            points = [self._point(labels, each, now_ns) for labels, each in self._series.items()]
+            series = list(self._series.items())
+        found = [each.point(labels, self._begin_ns, now_ns) for labels, each in series]
+        points = [point for point in found if point is not None]
         if not points:
             return None
         data = HistogramData(points, AggregationTemporality.CUMULATIVE)
         return Metric(self.name, self._description, self._unit, data)
-
-    def _point(self, labels: Labels, series: _Series, now_ns: int) -> HistogramDataPoint:
-        exemplars, series.exemplars = list(series.exemplars.values()), {}
-        return HistogramDataPoint(
-            attributes=dict(labels),
-            start_time_unix_nano=self._begin_ns,
-            time_unix_nano=now_ns,
-            count=sum(series.buckets),
-            sum=series.sum,
-            bucket_counts=tuple(series.buckets),
-            explicit_bounds=self._bounds,
-            min=series.smallest,
-            max=series.largest,
-            exemplars=exemplars,
-        )
 
 
 def added(data: MetricsData, histograms: Iterable[Histogram]) -> MetricsData:

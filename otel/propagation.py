@@ -6,14 +6,16 @@ The options carry what the process's propagator writes, by default the W3C heade
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, MutableMapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Final, Literal, TypeAlias
 
+from opentelemetry import context as active
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, TextMapPropagator
-from opentelemetry.trace import Link, SpanContext
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from otel import names
@@ -24,8 +26,9 @@ Relation: TypeAlias = Literal["link", "parent", "parent_and_link"]
 _NOTHING: Final = Context()
 _W3C: Final = TraceContextTextMapPropagator()
 _DEFAULT_FIELDS: Final = frozenset({*_W3C.fields, names.BAGGAGE})
-#: The flags that a sender writes: sampled is the first bit, random the second.
-_NOT_SAMPLED: Final = frozenset({"-00", "-02"})
+#: What a sender writes of a trace that it keeps nothing of; of its flags the first bit is
+#: sampled and the second random. Ids of zeros alone are none.
+_UNSAMPLED: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-0[02]")
 _CREATION: Final = {names.LINK: "creation"}
 _PREVIOUS: Final = {names.LINK: "previous_attempt"}
 
@@ -42,6 +45,29 @@ class _Options(Getter[Mapping[str, Any]]):
 
 
 _OPTIONS: Final = _Options()
+
+
+class Unsampled(NonRecordingSpan):
+    """A sender's span of which nothing is kept; its header is read when somebody asks for it.
+
+    Most jobs belong to one, and neither send anything nor log in a way that asks.
+    """
+
+    def __init__(self, header: str) -> None:
+        self._header = header
+
+    @cached_property
+    def _context(self) -> SpanContext:  # type: ignore[override]  # what the base class returns
+        context = _W3C.extract({"traceparent": self._header}, _NOTHING)
+        return trace.get_current_span(context).get_span_context()
+
+
+class UnsampledContext(Context):
+    """The context of one."""
+
+
+#: Where a context has its span.
+(_SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, _NOTHING)
 
 
 def carries_context(options: Mapping[str, Any]) -> bool:
@@ -66,18 +92,36 @@ def inject(options: MutableMapping[str, Any], context: Context) -> None:
 def extract(options: Mapping[str, Any]) -> Context:
     """The context that a message carries; an empty one for none, or for one that is broken."""
     propagator = propagate.get_global_textmap()
-    if names.BAGGAGE not in options and _fields_of(propagator) == _DEFAULT_FIELDS:
+    if names.BAGGAGE not in options and _is_default(propagator):
         return _W3C.extract(options, _NOTHING, _OPTIONS)  # half of what the default one costs
     return propagator.extract(options, _NOTHING, _OPTIONS)
 
 
-def is_unsampled(options: Mapping[str, Any]) -> bool:
-    """Whether the sender has decided that nothing of this trace is kept.
+def extract_unsampled(options: Mapping[str, Any]) -> Context | None:
+    """As :func:`extract` if the sender has decided that nothing of this trace is kept.
 
-    Says False where it can't be said at a glance.
+    None otherwise, and where that can't be said at a glance.
     """
     header = options.get("traceparent")
-    return isinstance(header, str) and header[:3] == "00-" and header[-3:] in _NOT_SAMPLED
+    if (
+        not isinstance(header, str)
+        or _UNSAMPLED.fullmatch(header) is None
+        or "tracestate" in options
+        or names.BAGGAGE in options
+        or not _is_default(propagate.get_global_textmap())
+    ):
+        return None
+    return UnsampledContext({_SPAN_KEY: Unsampled(header)})
+
+
+def sampled(context: Context | None = None) -> SpanContext | None:
+    """The current span, or that of the context, if its trace is kept."""
+    if context is None:
+        context = active.get_current()
+    if type(context) is UnsampledContext:
+        return None
+    found = trace.get_current_span(context).get_span_context()
+    return found if found.trace_flags & 1 else None
 
 
 def remember_attempt(options: MutableMapping[str, Any], span: SpanContext) -> None:
@@ -111,6 +155,11 @@ def parent(context: Context, relation: Relation) -> Context:
 
 def _headers() -> Collection[str]:
     return _fields_of(propagate.get_global_textmap())
+
+
+@lru_cache(maxsize=4)
+def _is_default(propagator: TextMapPropagator) -> bool:
+    return _fields_of(propagator) == _DEFAULT_FIELDS
 
 
 @lru_cache(maxsize=4)

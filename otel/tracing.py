@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextvars import Token
-from functools import lru_cache
 from typing import Any
 
 from dramatiq import Broker, MessageProxy
@@ -14,7 +13,7 @@ from dramatiq.middleware import Middleware
 from opentelemetry import context as active
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace.sampling import ParentBased, Sampler
+from opentelemetry.sdk.trace.sampling import ParentBased
 from opentelemetry.trace import Span, SpanKind, TracerProvider
 
 from broker import StreamsBroker
@@ -29,7 +28,7 @@ from otel.propagation import (
     Relation,
     carries_context,
     extract,
-    is_unsampled,
+    extract_unsampled,
     links,
     parent,
     remember_attempt,
@@ -39,20 +38,13 @@ from otel.server import Attributes
 from otel.wait import waited_s
 
 
-class _Run:
-    """The span of a thread's current job, and what was current before it."""
-
-    __slots__ = ("span", "token")
-
-    def __init__(self, span: Span, token: Token[Context]) -> None:
-        self.span = span
-        self.token = token
-
-
 class _Thread(threading.local):
     """What a thread has begun and not ended yet."""
 
-    run: _Run | None = None
+    #: Of the current job; None as well if nothing of it is kept.
+    span: Span | None = None
+    #: What was current before the job.
+    token: Token[Context] | None = None
 
 
 class Tracing(SendSpans):
@@ -85,7 +77,8 @@ class Tracing(SendSpans):
         )
         self._relation: Relation = relation
         self._thread = _Thread()
-        self.ending = RunEnding(self)
+        self._obeys: bool | None = None
+        self.ending = RunEnding(self, self._thread)
         self._settle_spans = settle_spans
 
     # -- Runs -------------------------------------------------------------------------
@@ -96,40 +89,48 @@ class Tracing(SendSpans):
         message: MessageProxy,
     ) -> None:
         """Begin a run: from here on its span is the current one."""
-        if self._thread.run is not None:
+        thread = self._thread
+        if thread.token is not None:
             self._let_go()
-        wrapped = message.message if isinstance(message, Delivery) else message
-        options = wrapped.options
-        if not carries_context(options) and not self._traces():
-            return
-        relation: Relation = self._relation
+        options = message.options
+        relation = self._relation
         if names.LINK_ONLY in options or names.REDRIVES_OPTION in options:
             relation = "link"
-        context = extract(options)
+        # What the SDK would do, at a fifth of the price: this is most jobs.
+        is_dropped = relation != "link" and self._obeys_senders()
+        unsampled = extract_unsampled(options) if is_dropped else None
+        if unsampled is not None:
+            thread.token = active.attach(unsampled)
+        elif self._traces():
+            self._begin_run(broker, message, relation)
+        elif carries_context(options):
+            thread.token = active.attach(parent(extract(options), relation))
+
+    def _obeys_senders(self) -> bool:
+        """Whether nothing is kept that a sender did not keep, whatever it is."""
+        if self._obeys is not None:
+            return self._obeys
+        if not self._traces():
+            return True  # nothing is kept, until there is an SDK
+        self._obeys = _obeys(self._provider or trace.get_tracer_provider())
+        return self._obeys
+
+    def _begin_run(self, broker: StreamsBroker, message: MessageProxy, relation: Relation) -> None:
+        context = extract(message.options)
         inside = parent(context, relation)
-        span = trace.get_current_span(inside)
-        if self._keeps_nothing(options, span):
-            # What the SDK would do, at a third of the price: this is most jobs.
-            self._thread.run = _Run(span, active.attach(inside))
+        sender = trace.get_current_span(inside).get_span_context()
+        if sender.is_valid and not sender.trace_flags.sampled and self._obeys_senders():
+            self._thread.token = active.attach(inside)
             return
         span = self._tracer.start_span(
-            f"process {wrapped.queue_name}",
+            f"process {message.queue_name}",
             context=inside,
             kind=SpanKind.CONSUMER,
-            links=links(context, options, relation),
+            links=links(context, message.options, relation),
             attributes=Lazy(lambda: _run_attributes(broker, message)),
         )
-        token = active.attach(trace.set_span_in_context(span, inside))
-        self._thread.run = _Run(span, token)
-
-    def _keeps_nothing(self, options: Mapping[str, Any], sender: Span) -> bool:
-        """Whether a span would be thrown away: there is no SDK, or the sender has decided so."""
-        if not sender.get_span_context().is_valid:
-            return False
-        provider = self._provider or trace.get_tracer_provider()
-        if isinstance(provider, trace.ProxyTracerProvider):
-            return True
-        return is_unsampled(options) and _obeys(getattr(provider, "sampler", None))
+        self._thread.span = span if span.is_recording() else None
+        self._thread.token = active.attach(trace.set_span_in_context(span, inside))
 
     def end_run(
         self,
@@ -138,18 +139,18 @@ class Tracing(SendSpans):
         exception: BaseException | None = None,
     ) -> None:
         """End the span of the thread's run; it stays current for the other middleware."""
-        run = self._thread.run
-        if run is None or not run.span.is_recording():
+        span, self._thread.span = self._thread.span, None
+        if span is None or not span.is_recording():
             return
-        run.span.set_attribute(names.OUTCOME, ending.value)
+        span.set_attribute(names.OUTCOME, ending.value)
         if exception is not None:
             # The next attempt links to this one.
-            remember_attempt(message.options, run.span.get_span_context())
+            remember_attempt(message.options, span.get_span_context())
             if ending is Ending.FAILED:
                 # What an encrypted job's error says may quote what the job was given.
                 texts = not message.options.get(names.ENCRYPTED_OPTION)
-                self.record(run.span, exception, texts=texts)
-        run.span.end()
+                self.record(span, exception, texts=texts)
+        span.end()
 
     def after_process_message(
         self,
@@ -167,11 +168,14 @@ class Tracing(SendSpans):
         self._let_go()
 
     def _let_go(self) -> None:
-        run, self._thread.run = self._thread.run, None
-        if run is not None:
-            if run.span.is_recording():  # the end of the list was never reached
-                run.span.end()
-            active.detach(run.token)
+        thread = self._thread
+        token, thread.token = thread.token, None
+        if token is None:
+            return
+        span, thread.span = thread.span, None
+        if span is not None and span.is_recording():  # the end of the list was never reached
+            span.end()
+        active.detach(token)
 
     # -- Settlements ------------------------------------------------------------------
 
@@ -210,8 +214,9 @@ class Tracing(SendSpans):
 class RunEnding(Middleware):
     """The other end of :class:`Tracing`: last in the list, so that its ``after_`` comes first."""
 
-    def __init__(self, tracing: Tracing) -> None:
+    def __init__(self, tracing: Tracing, thread: _Thread) -> None:
         self._tracing = tracing
+        self._thread = thread
 
     def after_process_message(
         self,
@@ -222,15 +227,17 @@ class RunEnding(Middleware):
         exception: BaseException | None = None,
     ) -> None:
         """The job has succeeded or failed."""
-        self._tracing.end_run(message, Ending.of(message, exception), exception)
+        if self._thread.span is not None:
+            self._tracing.end_run(message, Ending.of(message, exception), exception)
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
         """The job was not run."""
-        self._tracing.end_run(message, Ending.of_skipped(message))
+        if self._thread.span is not None:
+            self._tracing.end_run(message, Ending.of_skipped(message))
 
 
-@lru_cache(maxsize=8)
-def _obeys(sampler: Sampler | None) -> bool:
+def _obeys(provider: TracerProvider) -> bool:
+    sampler = getattr(provider, "sampler", None)
     # A ParentBased asks another sampler about each kind of parent, and says which.
     return (
         isinstance(sampler, ParentBased)
