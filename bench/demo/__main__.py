@@ -8,13 +8,14 @@ import signal
 import sys
 import tempfile
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
 
-from actors.app import build_broker
+from bench.demo.access import Access, check_access
 from bench.demo.checks import check_all
 from bench.demo.control import add_to
 from bench.demo.flows import check_flows, plan
@@ -23,12 +24,12 @@ from bench.demo.run import Run, WorkersGone
 from bench.demo.sinks import HttpSink, SmtpSink
 from bench.demo.telemetry import Telemetry
 from bench.demo.telemetry import show as show_trace
+from bench.demo.users import Brokers, Users
 from bench.demo.verify import verify
-from bench.demo.workers import Workers, environment
+from bench.demo.workers import NAMESPACE, SCHEDULER, WORKERS, Program, environment
 from bench.demo.workload import FLAKY_REFUSALS, FLAKY_TITLE, UNKNOWN_ADDRESS, Workload, build
 from broker import StreamsBroker
 from broker.embedded import EmbeddedValkey
-from broker.settings import Settings
 from dashboard.serving import Server
 from dashboard.settings import DashboardSettings
 
@@ -83,12 +84,17 @@ def demo(
     flows = plan(scale)
     _store(folder / "storage", workload)
     with ExitStack() as stack:
-        server = stack.enter_context(EmbeddedValkey(folder / "valkey", appendonly=True))
+        users = Users(NAMESPACE)
+        access = {"aclfile": users.write(folder / "users.acl")}
+        server = stack.enter_context(
+            EmbeddedValkey(folder / "valkey", appendonly=True, config=access)
+        )
+        users.at(server.url)
         mails = stack.enter_context(SmtpSink(unknown=frozenset({UNKNOWN_ADDRESS})))
         pushes = stack.enter_context(HttpSink(refusals={FLAKY_TITLE: FLAKY_REFUSALS}))
         environ = environment(
             folder,
-            redis_url=server.url,
+            redis_url=users.url("worker"),
             smtp_port=mails.port,
             push_url=pushes.url,
             base=os.environ,
@@ -96,16 +102,24 @@ def demo(
         telemetry = None if spans is None else stack.enter_context(Telemetry(spans))
         if telemetry is not None:
             environ |= telemetry.environment
-        broker = build_broker(Settings.load(environ))
-        stack.callback(broker.close)
-        workers = stack.enter_context(Workers(environ, folder / "workers.log"))
+        brokers = Brokers.build(environ, users)
+        stack.callback(brokers.close)
+        workers = stack.enter_context(Program(WORKERS, environ, folder / "workers.log"))
+        scheduler = stack.enter_context(
+            Program(
+                SCHEDULER,
+                {**environ, "REDIS_URL": users.url("scheduler")},
+                folder / "scheduler.log",
+            )
+        )
         display = Display(console)
         run = Run(
             workload,
             control,
             flows,
-            broker,
+            brokers,
             workers,
+            scheduler,
             mails,
             pushes,
             display,
@@ -115,7 +129,7 @@ def demo(
         try:
             with display.running():
                 run.drive()
-            trace = None if telemetry is None else telemetry.follow(broker)
+            trace = None if telemetry is None else telemetry.follow(brokers.producer)
         except WorkersGone as gone:
             console.print(f"{gone}", style="bold red", markup=False)
             _show_log(console, workers)
@@ -123,12 +137,17 @@ def demo(
         worker_deaths = len(workers.deaths)
         code = workers.stop()
         evidence = run.gather()
-        control.gather(broker, workload, workers.log, server.data_dir)
-        flows.gather(broker, evidence)
+        control.gather(brokers.viewer, workload, workers.log, server.data_dir)
+        flows.gather(brokers, evidence)
+        seen = Access()
+        with _served(brokers.viewer, DashboardSettings(port=0)) as url:
+            seen.read_pages(url, evidence.leftovers)
+        seen.gather(users, evidence.history, workload.work[0].message.queue_name)
         verdict = verify(workload, evidence)
         checks = [
             *check_all(workload, control, evidence),
             check_flows(flows, evidence.storage),
+            check_access(seen),
         ]
         verdict.faults.extend(
             f"{check.name}: {fault}" for check in checks for fault in check.faults
@@ -153,25 +172,32 @@ def demo(
             _show_log(console, workers)
         code = 1 if verdict.faults else 0
         if serves:
-            _serve(broker, console)
+            _serve(brokers.operator, console)
         return code
 
 
 def _serve(broker: StreamsBroker, console: Console) -> None:
-    server = Server(broker, DashboardSettings.load())
+    with _served(broker, DashboardSettings.load()) as url:
+        console.print(f"What is left is at {url} until Ctrl-C.", highlight=False)
+        try:
+            threading.Event().wait()
+        except Interrupted:
+            console.print("The dashboard is stopped.", highlight=False)
+
+
+@contextmanager
+def _served(broker: StreamsBroker, settings: DashboardSettings) -> Iterator[str]:
+    server = Server(broker, settings)
     thread = threading.Thread(target=server.run, name="dashboard", daemon=True)
     thread.start()
-    console.print(f"What is left is at {server.url} until Ctrl-C.", highlight=False)
     try:
-        threading.Event().wait()
-    except Interrupted:
-        console.print("The dashboard is stopped.", highlight=False)
+        yield server.url
     finally:
         server.close()
         thread.join()
 
 
-def _show_log(console: Console, workers: Workers) -> None:
+def _show_log(console: Console, workers: Program) -> None:
     text = f"The end of the workers' log:\n{workers.tail()}"
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 

@@ -21,6 +21,7 @@ from actors.payloads import FileJob, Notification
 from bench.demo.jobs import CONTROL_QUEUE, endless, limited, welcome
 from bench.demo.journal import History
 from bench.demo.pictures import ImageCase, image_cases
+from bench.demo.users import Brokers
 from bench.demo.workload import ExpectedPush, Workload
 from broker import DeadFilter, JobRecord, State, StreamsBroker
 from broker.dead_letter import DeadLetter
@@ -82,20 +83,20 @@ class Control:
         """All that run: of the pushes only the first is to be one."""
         return [*self.limited, self.endless, self.pushes[0], self.late, self.parent]
 
-    def drive(self, broker: StreamsBroker, storage: Path, history: History, wait: Wait) -> None:
+    def drive(self, brokers: Brokers, storage: Path, history: History, wait: Wait) -> None:
         """Send and interfere; what does not happen in time is for the checks to name."""
         with correlation(CHAIN):
-            self._send(broker)
+            self._send(brokers)
         wait(_STEP, lambda: bool(history.noted_ms(self.endless.message_id, "started")))
-        self._cancel(broker)
-        wait(_STEP, lambda: self._state(broker, self.late) is State.RETRYING)
-        self._see(broker, State.RETRYING, [self.late])
-        broker.jobs.promote(self.late)
-        wait(_STEP, lambda: self._state(broker, self.late) is State.DEAD)
-        self._redrive(broker, storage)
-        wait(_STEP, lambda: all(self._ended(broker, message) for message in self.messages))
-        self._see(broker, State.COMPLETED, [*self.limited, self.pushes[0], self.late])
-        self._see(broker, State.CANCELLED, [self.endless])
+        self._cancel(brokers)
+        wait(_STEP, lambda: self._state(brokers.viewer, self.late) is State.RETRYING)
+        self._see(brokers.viewer, State.RETRYING, [self.late])
+        brokers.operator.jobs.promote(self.late)
+        wait(_STEP, lambda: self._state(brokers.viewer, self.late) is State.DEAD)
+        self._redrive(brokers, storage)
+        wait(_STEP, lambda: all(self._ended(brokers.viewer, message) for message in self.messages))
+        self._see(brokers.viewer, State.COMPLETED, [*self.limited, self.pushes[0], self.late])
+        self._see(brokers.viewer, State.CANCELLED, [self.endless])
 
     def gather(
         self, broker: StreamsBroker, workload: Workload, log: Path, server_folder: Path
@@ -112,35 +113,35 @@ class Control:
         files = sorted(path for path in server_folder.rglob("*.aof") if path.is_file())
         found.stored = b"".join(path.read_bytes() for path in files)
 
-    def _send(self, broker: StreamsBroker) -> None:
+    def _send(self, brokers: Brokers) -> None:
         """The limited ones while their queue is paused, so that all compete at once."""
-        broker.inspector.pause(CONTROL_QUEUE)
+        brokers.operator.inspector.pause(CONTROL_QUEUE)
         try:
-            broker.enqueue_many([self.endless, *self.limited])
-            self._see(broker, State.QUEUED, self.limited)
+            brokers.producer.enqueue_many([self.endless, *self.limited])
+            self._see(brokers.viewer, State.QUEUED, self.limited)
         finally:
-            broker.inspector.resume(CONTROL_QUEUE)
+            brokers.operator.inspector.resume(CONTROL_QUEUE)
         for push in self.pushes:
-            self.observed.sent_ids.append(broker.enqueue(push, delay=DELAY_MS).message_id)
-        self._see(broker, State.SCHEDULED, self.pushes[:1])
-        broker.enqueue_many([self.late, self.parent])
+            self.observed.sent_ids.append(brokers.producer.enqueue(push, delay=DELAY_MS).message_id)
+        self._see(brokers.viewer, State.SCHEDULED, self.pushes[:1])
+        brokers.producer.enqueue_many([self.late, self.parent])
 
-    def _cancel(self, broker: StreamsBroker) -> None:
-        self._see(broker, State.RUNNING, [self.endless])
+    def _cancel(self, brokers: Brokers) -> None:
+        self._see(brokers.viewer, State.RUNNING, [self.endless])
         self.observed.cancel_asked_ms = time.time_ns() // 1_000_000
-        self.observed.cancelled = broker.jobs.cancel(self.endless)
+        self.observed.cancelled = brokers.operator.jobs.cancel(self.endless)
 
-    def _redrive(self, broker: StreamsBroker, storage: Path) -> None:
+    def _redrive(self, brokers: Brokers, storage: Path) -> None:
         """Look at the letter, bring what was missing, put the job back."""
         queue = self.late.queue_name
-        self._see(broker, State.DEAD, [self.late])
-        letter = broker.inspector.letter(queue, self.late.message_id)
-        self.observed.letter = None if letter is None else broker.codec.revealed(letter)
+        self._see(brokers.viewer, State.DEAD, [self.late])
+        letter = brokers.viewer.inspector.letter(queue, self.late.message_id)
+        self.observed.letter = None if letter is None else brokers.viewer.codec.revealed(letter)
         source = storage / self.late_case.file_id
         source.parent.mkdir(parents=True, exist_ok=True)
         source.write_bytes(self.late_case.source)
         where = DeadFilter(reason=LATE_REASON, actor=self.late.actor_name)
-        self.observed.redriven = broker.inspector.redrive(queue, where=where)
+        self.observed.redriven = brokers.operator.inspector.redrive(queue, where=where)
 
     def _see(self, broker: StreamsBroker, state: State, messages: list[Message[Any]]) -> None:
         self.observed.states[state] = [

@@ -26,6 +26,7 @@ from bench.demo.evidence import Evidence
 from bench.demo.journal import History
 from bench.demo.pictures import image_cases
 from bench.demo.sinks import Mail, Push
+from bench.demo.users import Brokers
 from broker import StreamsBroker
 from pipelines import flows
 from pipelines.image_pipeline import image_pipeline
@@ -68,7 +69,7 @@ class Flows:
 
     def drive(
         self,
-        broker: StreamsBroker,
+        brokers: Brokers,
         storage: Path,
         history: History,
         died_at_ms: Callable[[], int],
@@ -78,25 +79,27 @@ class Flows:
 
         ``died_at_ms`` says when the workers last ended though nobody asked.
         """
-        Preferences(broker.client, broker.namespace).put(self.users)
-        self._start(broker, storage)
-        everybody = flows.get(self.fan_outs[0], broker=broker)
+        Preferences(brokers.operator.client, brokers.operator.namespace).put(self.users)
+        self._start(brokers.producer, storage)
+        everybody = flows.get(self.fan_outs[0], broker=brokers.viewer)
         assert everybody is not None
         total = everybody.step("announce").size
-        wait(_STEP, lambda: self._done(broker) >= total // 2)
+        wait(_STEP, lambda: self._done(brokers.viewer) >= total // 2)
         self._kill(history)
         # Its neighbours end in their own time; another kill meanwhile would have nobody to notice.
         wait(_STEP, lambda: died_at_ms() >= self.killed_at_ms)
-        wait(_STEP, lambda: all(record.final for record in self._look(broker)))
-        wait(_STEP, lambda: all(hooks_ended(record) for record in self._look(broker)))
-        wait(_STEP, lambda: self._digests_sent(broker))
+        wait(_STEP, lambda: all(record.final for record in self._look(brokers.viewer)))
+        wait(_STEP, lambda: all(hooks_ended(record) for record in self._look(brokers.viewer)))
+        wait(_STEP, lambda: self._digests_sent(brokers))
 
-    def gather(self, broker: StreamsBroker, evidence: Evidence) -> None:
+    def gather(self, brokers: Brokers, evidence: Evidence) -> None:
         """What is there at the end; takes out of the evidence what is nobody else's."""
-        self.records = self._look(broker)
-        self.reports = [flows.results(id, "report", broker=broker)[0] for id in self.fan_outs]
+        self.records = self._look(brokers.viewer)
+        self.reports = [
+            flows.results(id, "report", broker=brokers.viewer)[0] for id in self.fan_outs
+        ]
         for user in self.users:
-            items = Inbox(broker.client, broker.namespace, user).read()
+            items = Inbox(brokers.operator.client, brokers.operator.namespace, user).read()
             self.told[user] = [str(item.content.get("title")) for item in items]
         self.mails = [mail for mail in evidence.mails if _is_ours(mail)]
         evidence.mails = [mail for mail in evidence.mails if not _is_ours(mail)]
@@ -138,9 +141,10 @@ class Flows:
         found = [flows.get(id, broker=broker) for id in (*self.images, *self.fan_outs)]
         return [record for record in found if record is not None]
 
-    def _digests_sent(self, broker: StreamsBroker) -> bool:
-        waiting = any(Digest(broker.client, broker.namespace, user).read() for user in self.digests)
-        return not waiting and not broker.inspector.size(announce.queue_name)
+    def _digests_sent(self, brokers: Brokers) -> bool:
+        own = brokers.operator
+        waiting = any(Digest(own.client, own.namespace, user).read() for user in self.digests)
+        return not waiting and not brokers.viewer.inspector.size(announce.queue_name)
 
 
 def plan(scale: float) -> Flows:

@@ -20,11 +20,13 @@ from actors.notifications import send_notification
 from actors.payloads import Notification
 from bench.demo.journal import Event, JournalWriter
 from broker import JobCancelled, Rate
+from middleware.periodic import cron
 
 JOURNAL_VARIABLE = "HEADRACE_DEMO_JOURNAL"
 """Names the file that events are appended to; without it nothing is noted."""
 CONTROL_QUEUE = "control-queue"
 RATE = Rate(5, per_ms=1_000)
+FIRED = "fired"
 
 
 @job(queue_name="notification-queue")
@@ -48,6 +50,12 @@ def welcome(user_id: str) -> None:
 def limited(number: int) -> None:
     """Note when it starts: a run that the limit parks does not get here."""
     note("started")
+
+
+@job(queue_name=CONTROL_QUEUE, periodic=cron("* * * * * *"))
+def tick() -> None:
+    """Note that the scheduler has made it."""
+    note(FIRED)
 
 
 @job(queue_name=CONTROL_QUEUE)

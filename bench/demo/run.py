@@ -12,12 +12,13 @@ from pathlib import Path
 from bench.demo.control import Control
 from bench.demo.evidence import Evidence, read_deaths, read_entries, read_leftovers
 from bench.demo.flows import Flows
+from bench.demo.jobs import FIRED
 from bench.demo.journal import JournalReader
 from bench.demo.report import Display, Progress
 from bench.demo.sinks import HttpSink, SmtpSink
-from bench.demo.workers import PROCESSES, Workers
+from bench.demo.users import Brokers
+from bench.demo.workers import PROCESSES, Program
 from bench.demo.workload import Job, Workload
-from broker import StreamsBroker
 
 LOOK_EVERY_S = 0.1
 CONTROL_S = 15.0
@@ -38,8 +39,9 @@ class Run:
         workload: Workload,
         control: Control,
         flows: Flows,
-        broker: StreamsBroker,
-        workers: Workers,
+        brokers: Brokers,
+        workers: Program,
+        scheduler: Program,
         mails: SmtpSink,
         pushes: HttpSink,
         display: Display,
@@ -50,8 +52,9 @@ class Run:
         self._workload = workload
         self._control = control
         self._flows = flows
-        self._broker = broker
+        self._brokers = brokers
         self._workers = workers
+        self._scheduler = scheduler
         self._mails = mails
         self._pushes = pushes
         self._display = display
@@ -81,18 +84,21 @@ class Run:
         self._wait("notifications, images, delayed jobs", lambda: self._ended(work.work))
         self._prioritised()
         self._control.drive(
-            self._broker,
+            self._brokers,
             self.evidence.storage,
             self.evidence.history,
             partial(self._wait, at_most_s=CONTROL_S),
         )
         self._flows.drive(
-            self._broker,
+            self._brokers,
             self.evidence.storage,
             self.evidence.history,
             lambda: self._workers.died_at_ms,
             partial(self._wait, at_most_s=FLOWS_S),
         )
+        # Nothing that it fires is to be left at the end.
+        self._wait("a fire of the scheduler", self._fired, at_most_s=CONTROL_S)
+        self._scheduler.stop()
         self._enqueue(work.killers)
         self._enqueue(work.neighbours)
         last = [*work.killers, *work.neighbours]
@@ -107,38 +113,44 @@ class Run:
         evidence.history.add(self._journal.read())
         evidence.mails = self._mails.mails
         evidence.pushes = self._pushes.pushes
-        evidence.entries = read_entries(self._broker, (each.user_id for each in expected.entries))
-        evidence.deaths = read_deaths(self._broker)
-        evidence.leftovers = read_leftovers(self._broker)
+        evidence.entries = read_entries(
+            self._brokers.operator, (each.user_id for each in expected.entries)
+        )
+        evidence.deaths = read_deaths(self._brokers.viewer)
+        evidence.leftovers = read_leftovers(self._brokers.viewer)
         return evidence
 
     def _prioritised(self) -> None:
         """Enqueued while the queue is paused, so that all compete for the same start."""
         jobs = self._workload.prioritised
         queue = jobs[0].message.queue_name
-        self._broker.inspector.pause(queue)
+        self._brokers.operator.inspector.pause(queue)
         try:
             self._enqueue(jobs)
         finally:
-            self._broker.inspector.resume(queue)
+            self._brokers.operator.inspector.resume(queue)
         self._wait("prioritised jobs", lambda: self._ended(jobs))
 
     def _enqueue(self, jobs: Iterable[Job]) -> None:
         at_once = [job for job in jobs if job.delay_ms is None]
         # Before the call, so that no wait comes out too short and no delay too long.
         now_ms = time.time_ns() // 1_000_000
-        self._broker.enqueue_many([job.message for job in at_once])
+        self._brokers.producer.enqueue_many([job.message for job in at_once])
         for job in at_once:
             self.evidence.due_ms[job.id] = now_ms
         for job in jobs:
             if job.delay_ms is not None:
                 now_ms = time.time_ns() // 1_000_000
-                self._broker.enqueue(job.message, delay=job.delay_ms)
+                self._brokers.producer.enqueue(job.message, delay=job.delay_ms)
                 self.evidence.due_ms[job.id] = now_ms + job.delay_ms
 
     def _ended(self, jobs: Iterable[Job]) -> bool:
         history = self.evidence.history
         return all(job.id in self._dead or history.done(job.id) for job in jobs)
+
+    def _fired(self) -> bool:
+        history = self.evidence.history
+        return any(history.noted_ms(id, FIRED) for id in history.notes)
 
     def _restarted(self) -> bool:
         """Whether the workers ended after the last killer's run; so did they if none ran."""
@@ -149,7 +161,7 @@ class Run:
         deadline_s = min(self._deadline_s, time.monotonic() + at_most_s)
         while time.monotonic() < deadline_s:
             self.evidence.history.add(self._journal.read())
-            self._dead = {death.message_id for death in read_deaths(self._broker)}
+            self._dead = {death.message_id for death in read_deaths(self._brokers.viewer)}
             self._display.show(self._progress(step))
             if holds():
                 return

@@ -1,22 +1,33 @@
-"""The demo's worker processes: the real command line, restarted when a job kills it."""
+"""The demo's processes: the real command lines, restarted when a job kills the workers."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from actors.supervisor import Backoff, Change, Died, Supervisor, dramatiq_command
+from actors.supervisor import (
+    Backoff,
+    Change,
+    Died,
+    Supervisor,
+    dramatiq_command,
+    periodiq_command,
+)
 from bench.demo.jobs import JOURNAL_VARIABLE
 from middleware.keyring import new_key
 
+NAMESPACE = "demo"
 PROCESSES = 2
 THREADS = 6
 STOP_S = 15.0
+_MODULES = ("actors", "bench.demo.jobs")
+WORKERS = dramatiq_command(*_MODULES, processes=PROCESSES, threads=THREADS, shutdown_ms=10_000)
+SCHEDULER = periodiq_command(*_MODULES)
 
 #: Settings of an application on this machine, which must not reach the demo's workers.
 _OURS = (
@@ -65,7 +76,7 @@ def environment(
         "NO_PROXY": "127.0.0.1",  # the sinks are here, whatever proxy is configured
         "no_proxy": "127.0.0.1",
         "REDIS_URL": redis_url,
-        "QUEUE_PREFIX": "demo",
+        "QUEUE_PREFIX": NAMESPACE,
         "HEADRACE_ENV": "development",
         "HEADRACE_SETTINGS": str(settings),
         "HEADRACE_KEYS": f"demo:{new_key()}",
@@ -79,14 +90,15 @@ def environment(
     }
 
 
-class Workers:
-    """`dramatiq actors bench.demo.jobs` under a supervisor; a context manager.
+class Program:
+    """A command under a supervisor; a context manager.
 
     Leaving it kills what `stop` has not stopped: no process is left behind.
     """
 
-    def __init__(self, environ: Mapping[str, str], log: Path) -> None:
+    def __init__(self, command: Sequence[str], environ: Mapping[str, str], log: Path) -> None:
         self.log = log
+        self._command = command
         self.deaths: list[Died] = []
         #: When the last of them was; unix ms, 0 before the first.
         self.died_at_ms = 0
@@ -94,7 +106,7 @@ class Workers:
         self._output: IO[bytes] | None = None
         self._code: int | None = None
         self._supervisor: Supervisor | None = None
-        self._thread = threading.Thread(target=self._run, name="workers", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=log.stem, daemon=True)
 
     @property
     def running(self) -> bool:
@@ -104,13 +116,7 @@ class Workers:
     def __enter__(self) -> Self:
         self._output = self.log.open("wb")
         self._supervisor = Supervisor(
-            dramatiq_command(
-                "actors",
-                "bench.demo.jobs",
-                processes=PROCESSES,
-                threads=THREADS,
-                shutdown_ms=10_000,
-            ),
+            self._command,
             environ=self._environ,
             output=self._output,
             backoff=Backoff(first_s=0.05, most_s=0.5),

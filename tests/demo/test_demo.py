@@ -29,6 +29,7 @@ CHECKS = {
     "correlation",
     "logs",
     "flows",
+    "access",
 }
 TREE = """\
 └── send notification-queue welcome (producer, demo-web, _)
