@@ -72,7 +72,8 @@ class JournalReader:
 class History:
     """All events so far, by message."""
 
-    boots: int = 0
+    #: When processes were ready to take jobs, unix ms.
+    boots: list[int] = field(default_factory=list)
     starts: dict[str, list[Event]] = field(default_factory=dict)
     ends: dict[str, list[Event]] = field(default_factory=dict)
     notes: dict[str, list[Event]] = field(default_factory=dict)
@@ -81,13 +82,17 @@ class History:
         """Take in more events, in the order they were written."""
         for event in events:
             if event.kind == "boot":
-                self.boots += 1
+                self.boots.append(event.at_ms)
             elif event.kind == "start":
                 self.starts.setdefault(event.message_id, []).append(event)
             elif event.kind == "noted":
                 self.notes.setdefault(event.message_id, []).append(event)
             else:
                 self.ends.setdefault(event.message_id, []).append(event)
+
+    def booted(self, since_ms: int) -> int:
+        """How many processes have become ready since."""
+        return sum(at_ms >= since_ms for at_ms in self.boots)
 
     def done(self, message_id: str) -> bool:
         """Whether one execution of it came to a good end."""

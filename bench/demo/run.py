@@ -78,7 +78,7 @@ class Run:
         Raises:
           WorkersGone: the workers ended for good, as when an import fails.
         """
-        self._wait("starting workers", lambda: self.evidence.history.boots >= PROCESSES)
+        self._wait("starting workers", lambda: self.evidence.history.booted(0) >= PROCESSES)
         work = self._workload
         self._enqueue(work.work)
         self._wait("notifications, images, delayed jobs", lambda: self._ended(work.work))
@@ -153,9 +153,16 @@ class Run:
         return any(history.noted_ms(id, FIRED) for id in history.notes)
 
     def _restarted(self) -> bool:
-        """Whether the workers ended after the last killer's run; so did they if none ran."""
+        """Whether the workers ended after the last killer's run, and are back.
+
+        One that is asked to stop before it is ready knows no other way than to die.
+        """
         kills = self.evidence.history.kills(job.id for job in self._workload.killers)
-        return self._workers.died_at_ms >= max(kills.values(), default=0)
+        died_at_ms = self._workers.died_at_ms
+        return (
+            died_at_ms >= max(kills.values(), default=0)
+            and self.evidence.history.booted(died_at_ms) >= PROCESSES
+        )
 
     def _wait(self, step: str, holds: Callable[[], bool], at_most_s: float = inf) -> None:
         deadline_s = min(self._deadline_s, time.monotonic() + at_most_s)
