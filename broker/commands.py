@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import redis
 
-from broker import entry
+from broker import packing
 from broker.delivery import Lease
 from broker.errors import QueueClosed, QueueFull
 from broker.keys import GROUP, QueueKeys
@@ -25,7 +25,7 @@ from broker.retention import Keep
 from broker.settlement import Settlement
 from broker.workers import unseen
 
-_pack = entry.pack_array
+_pack = packing.pack_array
 _ALL = Keep()
 _REAPED_PER_CALL = 500
 
@@ -121,7 +121,7 @@ class Commands(RecordCommands, LetterCommands, LimitCommands, NoticeCommands, Op
         # The levels in use only: every key costs, here and in the server.
         streams: dict[int, int] = {}
         packed = [
-            entry.pack_texts(
+            packing.pack_texts(
                 (
                     m.message_id,
                     streams.setdefault(m.level, len(streams)),
@@ -164,7 +164,7 @@ class Commands(RecordCommands, LetterCommands, LimitCommands, NoticeCommands, Op
                     m.recorded,
                     m.claim is not None and m.claim.replaces,
                     m.actor,
-                    entry.pack(m.fields, m.level),
+                    packing.pack(m.fields, m.level),
                 )
             )
             for m in messages

@@ -11,7 +11,7 @@ from dramatiq.common import current_millis
 from dramatiq.errors import DecodeError
 from dramatiq.message import Message
 
-from broker import entry, evidence, flow_step
+from broker import entry, evidence, flow_step, packing
 from broker.evidence import Attempt, Trail
 from broker.letter_commands import Redriven
 from broker.sealing import Unauthenticated
@@ -139,7 +139,7 @@ class DeadLetter:
     @classmethod
     def read(cls, queue: str, id: str, packed: bytes) -> DeadLetter:
         """The letter that lies among the dead of a queue under this id."""
-        parts = entry.unpack(packed)
+        parts = packing.unpack(packed)
         found, flat = entry.to_mapping(parts[:EVIDENCE]), parts[EVIDENCE:]
         queue = _text(found[b"queue"]) or queue
         fields = dict(zip(flat[::2], flat[1::2], strict=False))

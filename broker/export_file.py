@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from broker import entry
+from broker import packing
 from broker.dead_letter import EVIDENCE
 from broker.errors import HeadraceError
 
@@ -114,7 +114,7 @@ def checked(path: Path, namespace: str) -> str:
 
 
 def _is_sealed(left: Left) -> bool:
-    parts = entry.unpack(left.parts[0])[EVIDENCE:] if left.place == "dead" else left.parts
+    parts = packing.unpack(left.parts[0])[EVIDENCE:] if left.place == "dead" else left.parts
     return b"sealed" in parts[::2]
 
 

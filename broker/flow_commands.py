@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from broker import clients, entry
+from broker import clients, packing
 from broker.errors import translated
 from broker.moving import move_letter
 from broker.outbox import Letter, Place
@@ -100,7 +100,7 @@ class FlowCommands(Runner):
     def begin(self, home: str, messages: Sequence[Beginning]) -> list[Begun]:
         """Note that messages of flows with this home are about to run; find what they are given."""
         packed = [
-            entry.pack_array(
+            packing.pack_array(
                 (
                     *(m.place.flow_id, m.place.step, m.always),
                     *(number for span in m.given for number in span),
@@ -227,4 +227,4 @@ def _letters(rows: Sequence[list[bytes]]) -> list[Letter]:
 
 
 def _pack_numbered(numbered: Sequence[tuple[int, bytes]]) -> bytes:
-    return entry.pack_array([part for row in numbered for part in row])
+    return packing.pack_array([part for row in numbered for part in row])

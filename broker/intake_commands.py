@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import redis
 
-from broker import entry
+from broker import packing
 from broker.direct import direct, pipeline
 from broker.errors import translated
 from broker.event_source import (
@@ -228,7 +228,7 @@ class IntakeCommands:
             *(k.events, k.scheduled, *k.ready),
         )
         packed = [
-            entry.pack_texts((name, m.message_id, m.level, m.packed_claim, m.recorded, m.fields))
+            packing.pack_texts((name, m.message_id, m.level, m.packed_claim, m.recorded, m.fields))
             for name, m in messages
         ]
         waiting = int(self._run("take_events", keys, deadline_ms, token, *packed))
@@ -271,7 +271,7 @@ class IntakeCommands:
             ]
             flat = [part for pair in aside.fields.items() for part in pair]
             name = f"{_name(aside.source)}\n{aside.event_id}\n{aside.actor}"
-            args += (name, entry.pack([*evidence, *flat]))
+            args += (name, packing.pack([*evidence, *flat]))
         return int(self._run("set_aside", (self._aside, self._aside_events), ASIDE_KEPT, *args))
 
     def asides(self, offset: int, limit: int) -> list[Aside]:
@@ -282,7 +282,7 @@ class IntakeCommands:
             packed = (
                 self._client.execute_command("HMGET", self._aside_events, *names) if names else []
             )
-        return [_aside(entry.unpack(each)) for each in packed if each is not None]
+        return [_aside(packing.unpack(each)) for each in packed if each is not None]
 
 
 def _aside(parts: list[bytes]) -> Aside:

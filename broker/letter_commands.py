@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from broker import entry
+from broker import entry, packing
 from broker.entry import Fields
 from broker.moving import move_letter
 from broker.runner import Runner
@@ -77,7 +77,7 @@ class LetterCommands(Runner):
             *(k.events, k.recent("dead"), k.lapsing, *k.ready),
         )
         packed = [
-            entry.pack_array(
+            packing.pack_array(
                 (
                     *(it.key, it.message_id, self._present(it.level)),
                     *(it.deduplication_key, it.fields, it.flow),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from broker import entry
+from broker import packing
 from broker.errors import translated
 from broker.failures import FailureKind
 from broker.keys import leader_key, notices_key
@@ -31,7 +31,7 @@ class NoticeCommands(Runner):
     def count_failures(self, queue: str, counts: Mapping[FailureKind, int]) -> None:
         """Add to the queue's tally, or take off it what is negative."""
         packed = [
-            entry.pack_array((kind.reason, kind.actor, kind.error_type, n))
+            packing.pack_array((kind.reason, kind.actor, kind.error_type, n))
             for kind, n in counts.items()
         ]
         if packed:

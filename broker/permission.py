@@ -17,8 +17,8 @@ from typing import Any, Final
 import redis
 
 from broker import lua_access
-from broker.entry import pack_array
 from broker.errors import ScriptDenied, is_denial
+from broker.packing import pack_array
 from broker.scripts import Argument, Client, script
 
 _FRESH_S: Final = 60.0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from broker import entry
+from broker import entry, packing
 from broker.delivery import Lease
 from broker.keys import cancel_channel
 from broker.retention import Keep
@@ -103,7 +103,7 @@ class RecordCommands(Runner):
 
 def _found(row: Sequence[Any]) -> Found:
     place, record, message, consumer, deliveries, due = row
-    parts = entry.unpack(message) if isinstance(message, bytes) and message else message or []
+    parts = packing.unpack(message) if isinstance(message, bytes) and message else message or []
     return Found(
         place.decode(),
         entry.to_mapping(record),

@@ -7,7 +7,7 @@ from typing import Final
 
 from dramatiq.errors import DecodeError
 
-from broker import entry
+from broker import entry, packing
 from broker.codec import Codec
 from broker.commands import Commands
 from broker.dead_letter import EVIDENCE
@@ -61,7 +61,7 @@ class Resealer:
         packed = self._commands.kept_value(queue, kept, id)
         if packed is None:
             return False
-        parts = entry.unpack(packed)
+        parts = packing.unpack(packed)
         head = EVIDENCE if kept == "dead" else 0
         evidence, fields = (entry.to_mapping(each) for each in (parts[:head], parts[head:]))
         if b"sealed" not in fields:
@@ -75,7 +75,7 @@ class Resealer:
         if evidence:
             evidence[b"trail"] = renewed[1]
         flat = [part for pair in (*evidence.items(), *fields.items()) for part in pair]
-        return self._commands.replace(queue, kept, id, packed, entry.pack_array(flat))
+        return self._commands.replace(queue, kept, id, packed, packing.pack_array(flat))
 
 
 def _position(after: str | None) -> tuple[Kept, int]:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from broker.entry import pack_array
 from broker.errors import translated
 from broker.new_message import NewMessage
+from broker.packing import pack_array
 from broker.runner import Runner
 from broker.schedule import Fired
 

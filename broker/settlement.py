@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from broker import entry
+from broker import packing
 from broker.delivery import Lease
 from broker.outcome import Bury, Cancel, Done, Outcome, Park, Release, Retry
 
-_pack = entry.pack_array
+_pack = packing.pack_array
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +34,13 @@ class Settlement:
         common = (
             *(lease.level, lease.entry_id, lease.count, lease.consumer),
             *(self.message_id, self.deduplication_key),
-            *(False if self.facts is None else entry.packed(self.facts), self.error),
+            *(False if self.facts is None else packing.packed(self.facts), self.error),
         )
         match self.outcome:
             case Done(result):
                 return _pack(("done", *common, result))
             case Retry(delay_ms, level, fields):
-                kept = entry.pack(fields, level)
+                kept = packing.pack(fields, level)
                 return _pack(("retry", *common, delay_ms, fields, kept, level))
             case Park(delay_ms):
                 return _pack(("park", *common, delay_ms))

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from broker import entry
+from broker import entry, packing
 from broker.commands import Commands
 from broker.errors import translated
 from broker.export_file import Left, Place, checked, messages, written
@@ -103,7 +103,7 @@ def _ready(queue: str, level: int, parts: list[bytes]) -> Left:
 def _kept(queue: str, place: Place, id: bytes, at_ms: int, packed: bytes) -> Left:
     if place == "dead":
         return Left(queue=queue, place="dead", id=entry.escaped(id), at_ms=at_ms, parts=[packed])
-    parts, level = entry.unpack(packed), 0
+    parts, level = packing.unpack(packed), 0
     if parts[-2:-1] == [b"level"]:
         level, parts = int(parts[-1]), parts[:-2]
     return Left(

@@ -12,7 +12,7 @@ import msgspec
 from dramatiq.errors import BrokerConnectionError
 from dramatiq.middleware import Middleware, SkipMessage
 
-from broker import StreamsBroker, entry
+from broker import StreamsBroker, entry, packing
 from broker.delivery import Delivery
 from broker.errors import HeadraceError, Refused
 from broker.flow_commands import Beginning, Begun
@@ -129,7 +129,7 @@ def _sent_along(delivery: Delivery) -> Begun | None:
     """What its flow has said beforehand; not of one that came back, whose flow may have ended."""
     if not delivery.given or delivery.options.get("redrives"):
         return None
-    results = [each or None for each in entry.unpack(delivery.given)]
+    results = [each or None for each in packing.unpack(delivery.given)]
     return Begun("running", may_run=True, ms_left=None, results=results)
 
 

@@ -13,7 +13,7 @@ import msgspec
 from dramatiq import Message
 from dramatiq.errors import BrokerConnectionError
 
-from broker import StreamsBroker, entry
+from broker import StreamsBroker, entry, packing
 from broker.courier import deliver
 from broker.errors import HeadraceError
 from broker.flow_commands import NewFlow
@@ -204,6 +204,6 @@ def _packed(home: str, message: Message[Any], new: NewMessage) -> bytes:
     """As ``make_ready.lua`` reads it."""
     place, delay = message.options[OPTION]["at"], message.options.get("delay") or 0
     queue = "" if message.queue_name == home else message.queue_name
-    return entry.pack_array(
+    return packing.pack_array(
         (place, queue, new.message_id, new.level, delay, new.recorded, new.fields)
     )

@@ -20,7 +20,7 @@ import redis
 from dramatiq import Message
 
 from broker import StreamsBroker
-from broker.entry import unpack
+from broker.packing import unpack
 from tests.applications import Effects
 from tests.waiting import PATIENCE_S, eventually
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from broker import MessageTooLarge, StreamsBroker
-from broker.entry import unpack
+from broker.packing import unpack
 from tests.applications import Effects
 from tests.faults.conftest import Source, valkey_only
 from tests.faults.history import History

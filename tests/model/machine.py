@@ -18,7 +18,7 @@ from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from broker import StreamsBroker, entry
+from broker import StreamsBroker, packing
 from broker.commands import BEGINNING, Commands, Handed, Position
 from broker.delivery import Lease
 from broker.entry import Fields
@@ -455,7 +455,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert len(expected) == len(self.model.at(Place.DEAD))
         assert self.seen.dead.keys() == self.seen.dead_messages.keys() == expected.keys()
         for name, value in self.seen.dead_messages.items():
-            parts = entry.unpack(value)
+            parts = packing.unpack(value)
             texts = [part.decode() for part in parts[:22]]
             evidence = dict(zip(texts[::2], texts[1::2], strict=True))
             assert float(evidence.pop("died_at")) == self.seen.dead[name]
@@ -535,4 +535,4 @@ def as_bytes(fields: Fields) -> list[bytes]:
 
 def packed(copy: Copy) -> bytes:
     """A scheduled message as docs/wire-format.md describes it."""
-    return entry.pack(copy.fields, copy.level)
+    return packing.pack(copy.fields, copy.level)

@@ -12,10 +12,11 @@ import redis
 
 from broker.commands import Commands, Fetched, Handed
 from broker.delivery import Lease
-from broker.entry import Fields, unpack
+from broker.entry import Fields
 from broker.keys import QueueKeys
 from broker.new_message import Claim, NewMessage
 from broker.outcome import Bury, Outcome, Settled
+from broker.packing import unpack
 from broker.roles import user
 from broker.scripts import Argument, script
 from broker.settlement import Settlement

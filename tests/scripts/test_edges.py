@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import redis
 
-from broker.entry import Fields, pack, pack_array
+from broker.entry import Fields
 from broker.limits import QueueLimit
 from broker.outcome import Bury, Done, Retry, Settled
+from broker.packing import pack, pack_array
 from broker.settlement import Settlement
 from tests.scripts.conftest import QUEUE, Scripts, fields_of, message_id
 

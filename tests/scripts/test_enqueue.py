@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import redis
 
-from broker.entry import pack_texts
 from broker.outcome import Bury, Done
+from broker.packing import pack_texts
 from tests.scripts.conftest import QUEUE, Scripts, fields_of
 
 

@@ -9,7 +9,7 @@ import pytest
 import redis
 from dramatiq import Message
 
-from broker import entry
+from broker import entry, packing
 from broker.courier import deliver
 from broker.flow_commands import Beginning, Begun, FlowCommands, NewFlow
 from broker.flow_step import OPTION
@@ -53,7 +53,7 @@ class Started:
         place, options = message.options[OPTION]["at"], message.options
         level, delay = options.get("broker_priority", 0), options.get("delay", 0)
         fields = entry.encode(message)
-        return entry.pack_array((place, queue, message.message_id, level, delay, True, fields))
+        return packing.pack_array((place, queue, message.message_id, level, delay, True, fields))
 
     def place(self, number: int) -> Place:
         return Place.parse(self.commands.namespace, self.messages[number].options[OPTION]["at"])
@@ -284,7 +284,7 @@ def test_a_step_with_a_delay_is_scheduled(start: Start) -> None:
     k = flow.commands.keys("home")
     assert flow.client.zrange(k.scheduled, 0, -1) == [f"{flow.plan.id}-0".encode()]
     (packed,) = flow.client.hvals(k.scheduled_messages)
-    assert entry.unpack(packed)[-2:] == [b"level", b"1"]
+    assert packing.unpack(packed)[-2:] == [b"level", b"1"]
 
 
 def test_a_large_step_is_sent_part_by_part_and_only_once(start: Start) -> None:
@@ -444,7 +444,7 @@ def test_what_a_step_is_given_goes_with_it_when_it_is_little(start: Start) -> No
     flow.end(2, result='"' + 5_000 * "x" + '"')
     entries = flow.client.xrange(flow.commands.keys("home").ready[0])
     given = [fields.get(b"given") for _, fields in entries]
-    assert given == [entry.pack_array(each) for each in ((), (), ("1", ""))] + [None]
+    assert given == [packing.pack_array(each) for each in ((), (), ("1", ""))] + [None]
 
 
 def test_of_a_flow_with_a_time_limit_each_step_asks(start: Start) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker.entry import pack_array
+from broker.packing import pack_array
 from tests.scripts.conftest import GROUP, QUEUE, Scripts
 
 

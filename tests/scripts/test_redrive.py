@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import redis
 
-from broker.entry import pack_array
 from broker.letter_commands import Redriven
 from broker.outcome import Bury
+from broker.packing import pack_array
 from broker.settlement import Settlement
 from tests.scripts.conftest import QUEUE, Scripts, fields_of
 

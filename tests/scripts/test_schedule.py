@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import redis
 
-from broker.entry import pack, unpack
+from broker.packing import pack, unpack
 from tests.scripts.conftest import Scripts, fields_of
 
 #: What a message put aside can't be: no array, no fields, half a field, no strings, no level.

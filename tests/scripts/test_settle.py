@@ -8,8 +8,8 @@ import pytest
 import redis
 
 from broker.commands import Handed
-from broker.entry import pack_array, unpack
 from broker.outcome import Bury, Done, Outcome, Release, Retry, Settled
+from broker.packing import pack_array, unpack
 from broker.settlement import Settlement
 from tests.scripts.conftest import QUEUE, Scripts, fields_of, message_id
 
