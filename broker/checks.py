@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Final
 
 from broker.errors import InvalidOption
@@ -23,3 +24,9 @@ def check_text(name: str, value: object) -> str:
     if not isinstance(value, str) or not value:
         raise InvalidOption(name, value, "must be a non-empty string")
     return value
+
+
+def check_choice(name: str, value: object, known: Collection[str]) -> None:
+    """It is one of those that are known."""
+    if value not in known:
+        raise InvalidOption(name, value, f"must be one of {', '.join(known)}")

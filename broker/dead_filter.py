@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
-from broker.checks import check_int
-from broker.errors import InvalidOption
+from broker.checks import check_choice, check_int
 from broker.evidence import Reason
 from broker.letter_commands import LetterAges, LetterHead
 
@@ -28,9 +27,8 @@ class DeadFilter:
     younger_than_ms: int | None = None
 
     def __post_init__(self) -> None:
-        if self.reason is not None and self.reason not in get_args(Reason):
-            known = ", ".join(get_args(Reason))
-            raise InvalidOption("reason", self.reason, f"must be one of {known}")
+        if self.reason is not None:
+            check_choice("reason", self.reason, get_args(Reason))
         for name in ("older_than_ms", "younger_than_ms"):
             age = getattr(self, name)
             if age is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -12,7 +13,10 @@ from broker.errors import InvalidOption, translated
 from broker.job_record import State
 from broker.keys import GROUP, QueueKeys
 
-_BEGINNING: Final = "-"
+BEGINNING: Final = "-"
+_RULE: Final = "must come from the page before"
+_OFFSET: Final = re.compile(r"[0-9]{1,18}")
+_LEVEL_AND_ENTRY: Final = re.compile(r"([0-9]{1,3}):([0-9]{1,20}-[0-9]{1,20})")
 
 
 class Listing:
@@ -38,7 +42,7 @@ class Listing:
     def _ranked(
         self, index: str, cursor: str | None, *, latest_first: bool
     ) -> tuple[list[str], str | None]:
-        start = _number(cursor)
+        start = offset_in(cursor)
         ids = self._client.zrange(index, start, start + self._limit - 1, desc=latest_first)
         following = str(start + len(ids)) if len(ids) == self._limit else None
         return [id.decode() for id in ids], following
@@ -49,14 +53,14 @@ class Listing:
         read: Callable[[str, str, int], list[tuple[bytes, str | None]]],
     ) -> tuple[list[str], str | None]:
         """Go through the levels, the highest first; a cursor is ``level:entry id``."""
-        level, start = _level_and_entry(cursor, len(self._keys.ready) - 1)
+        level, start = level_and_start(cursor, len(self._keys.ready) - 1)
         ids: list[str] = []
         while level >= 0:
             rows = read(self._keys.ready[level], start, self._limit - len(ids))
             ids += [id for _, id in rows if id]
             if len(ids) >= self._limit or (rows and len(rows) >= self._limit):
                 return ids, f"{level}:{rows[-1][0].decode()}"
-            level, start = level - 1, _BEGINNING
+            level, start = level - 1, BEGINNING
         return ids, None
 
     def _waiting(self, stream: str, start: str, limit: int) -> list[tuple[bytes, str | None]]:
@@ -81,21 +85,32 @@ class Listing:
         ]
 
 
-def _number(cursor: str | None) -> int:
+def offset_in(cursor: str | None) -> int:
+    """How many were on the pages before.
+
+    Raises:
+      InvalidOption: the cursor is not from one of them; so below.
+    """
     if cursor is None:
         return 0
-    if not (cursor.isascii() and cursor.isdigit()):
-        raise InvalidOption("cursor", cursor, "must come from the page before")
-    return int(cursor)
+    return int(_match(_OFFSET, cursor)[0])
 
 
-def _level_and_entry(cursor: str | None, highest: int) -> tuple[int, str]:
+def level_and_start(cursor: str | None, highest: int) -> tuple[int, str]:
+    """The level, and where in its stream to go on: ``-``, or ``(`` and an entry's id."""
     if cursor is None:
-        return highest, _BEGINNING
-    level, separator, entry_id = cursor.partition(":")
-    if not (separator and level.isdigit() and int(level) <= highest):
-        raise InvalidOption("cursor", cursor, "must come from the page before")
+        return highest, BEGINNING
+    level, entry_id = _match(_LEVEL_AND_ENTRY, cursor).groups()
+    if int(level) > highest:
+        raise InvalidOption("cursor", cursor, _RULE)
     return int(level), f"({entry_id}"
+
+
+def _match(pattern: re.Pattern[str], cursor: str) -> re.Match[str]:
+    found = pattern.fullmatch(cursor)
+    if found is None:
+        raise InvalidOption("cursor", cursor, _RULE)
+    return found
 
 
 def _message_id(fields: Mapping[bytes, bytes]) -> str | None:

@@ -8,18 +8,17 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import redis
 from dramatiq.errors import BrokerConnectionError
 
 from broker.commands import BEGINNING, Commands, Doomed, Position
 from broker.consumer_name import ConsumerName
 from broker.dead_routing import DeadRouting
 from broker.delivery import Delivery, InFlight
-from broker.errors import translated
 from broker.keys import GROUP
 from broker.own_thread import OwnThread
 from broker.queue_rules import QueueRules
 from broker.retention import Keep
+from broker.workers import unseen
 
 _RENEWED_PER_CALL = 500
 _RECLAIMED_PER_CALL = 100
@@ -204,26 +203,16 @@ class Keeper(OwnThread):
 
     def _release_vanished(self, queue: str) -> None:
         """Hand back, without waiting for leases, what a vanished process of this host held."""
-        for level, stream in enumerate(self._commands.keys(queue).ready):
-            for name in self._consumers(stream):
-                parsed = ConsumerName.parse(name)
-                if parsed is None or not parsed.vanished(self._own_name):
-                    continue
-                told_of = self._routing.actors()
-                while sum(
-                    self._commands.reclaim_consumer(
-                        *(queue, level, name, self._max_deliveries, 200), told_of=told_of
-                    )
-                ):
-                    pass
-
-    def _consumers(self, stream: str) -> list[str]:
-        client: Any = self._commands.client
-        with translated():
-            try:
-                rows = client.xinfo_consumers(stream, GROUP)
-            except redis.ResponseError as error:
-                if str(error).startswith(("NOGROUP", "no such key")):
-                    return []
-                raise
-        return [row["name"].decode() for row in rows]
+        streams = self._commands.keys(queue).ready
+        for level, consumer, _ in unseen(self._commands.client, GROUP, streams, idle_ms=0):
+            name = consumer.decode("utf-8", "replace")
+            parsed = ConsumerName.parse(name)
+            if parsed is None or not parsed.vanished(self._own_name):
+                continue
+            told_of = self._routing.actors()
+            while sum(
+                self._commands.reclaim_consumer(
+                    *(queue, level, name, self._max_deliveries, 200), told_of=told_of
+                )
+            ):
+                pass

@@ -8,7 +8,7 @@ from typing import Any, Final
 from dramatiq.actor import Actor
 from dramatiq.message import Message
 
-from broker.checks import check_int, check_text
+from broker.checks import check_choice, check_int, check_text
 from broker.errors import InvalidOption
 from broker.new_message import Claim
 
@@ -61,8 +61,7 @@ class Options:
             return None
         check_text("deduplication_key", key)
         mode = self.get(message, "deduplication_mode", "until_finished")
-        if mode not in _MODES:
-            raise InvalidOption("deduplication_mode", mode, f"must be one of {', '.join(_MODES)}")
+        check_choice("deduplication_mode", mode, _MODES)
         ttl_ms = self.get(message, "deduplication_ttl", None)
         if ttl_ms is None and mode == "for_ttl":
             raise InvalidOption("deduplication_ttl", ttl_ms, "is required by the mode for_ttl")

@@ -12,6 +12,7 @@ from uuid import UUID, uuid5
 import msgspec
 from dramatiq.message import Message
 
+from broker.checks import check_choice
 from broker.cron import Cron
 from broker.errors import InvalidOption
 
@@ -49,12 +50,8 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     overlap: Overlap = "allow"
 
     def __post_init__(self) -> None:
-        for field, value, known in (
-            ("misfire", self.misfire, get_args(Misfire)),
-            ("overlap", self.overlap, get_args(Overlap)),
-        ):
-            if value not in known:
-                raise InvalidOption(field, value, f"must be one of {', '.join(known)}")
+        check_choice("misfire", self.misfire, get_args(Misfire))
+        check_choice("overlap", self.overlap, get_args(Overlap))
         limit = self.misfire_limit
         if type(limit) is not int or not 1 <= limit <= _MOST_MISSED:
             rule = f"must be an integer from 1 to {_MOST_MISSED}"

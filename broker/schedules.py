@@ -10,6 +10,7 @@ from uuid import uuid4
 import msgspec
 from dramatiq.message import Message
 
+from broker.checks import check_choice
 from broker.configuration import HIDDEN
 from broker.errors import InvalidOption, UnknownSchedule
 from broker.schedule import Misfire, Overlap, Schedule, ScheduleInfo
@@ -69,11 +70,10 @@ class Schedules:
           InvalidOption: names the field, its value and the rule. Nothing was added.
           Whatever the actor raises for arguments that it can't take.
         """
-        declared = self._broker.actors.get(actor)
-        if declared is None:
-            known = ", ".join(sorted(self._broker.actors))
-            raise InvalidOption("actor", actor, f"must be one of {known}")
-        message = declared.message_with_options(args=tuple(args), kwargs=kwargs or {}, **options)
+        check_choice("actor", actor, sorted(self._broker.actors))
+        message = self._broker.actors[actor].message_with_options(
+            args=tuple(args), kwargs=kwargs or {}, **options
+        )
         schedule = Schedule(
             name=name,
             queue=message.queue_name,

@@ -6,9 +6,9 @@ from typing import Final, Literal, TypeAlias, get_args
 
 from dramatiq.message import Message
 
-from broker.checks import check_text
+from broker.checks import check_choice, check_text
 from broker.commands import Commands
-from broker.errors import InvalidOption
+from broker.job_pages import BEGINNING, level_and_start, offset_in
 from broker.job_record import JobRecord, State
 from broker.jobs import Jobs, Page
 
@@ -48,8 +48,7 @@ class JobSearch:
           InvalidOption: jobs are not found by that, the text is empty, or the cursor is not from
             a page before.
         """
-        if by not in get_args(By):
-            raise InvalidOption("by", by, f"must be one of {', '.join(get_args(By))}")
+        check_choice("by", by, get_args(By))
         check_text("text", text)
         if state is State.RUNNING:
             return self._running(queue, by, text, cursor, limit)
@@ -70,7 +69,7 @@ class JobSearch:
     ) -> tuple[list[str], str | None]:
         if state is State.QUEUED:
             return self._look_at_levels(queue, by, text, cursor, most)
-        offset = int(_checked(cursor, "0"))
+        offset = offset_in(cursor)
         if state.final:
             looked_at, ids = self._commands.find_ended(
                 queue, state.value, by, text, offset, _PER_CALL, most
@@ -87,19 +86,17 @@ class JobSearch:
     ) -> tuple[list[str], str | None]:
         """The highest level first; a cursor is ``level:entry id``."""
         highest = len(self._commands.keys(queue).ready) - 1
-        level, _, after = _checked(cursor, f"{highest}:").partition(":")
-        if int(level or 0) > highest:
-            raise InvalidOption("cursor", cursor, "must come from the page before")
+        level, start = level_and_start(cursor, highest)
         found: list[str] = []
-        start, left = f"({after}" if after else "-", _PER_CALL
-        for number in range(int(level), -1, -1):
+        left = _PER_CALL
+        for number in range(level, -1, -1):
             looked_at, last, ids = self._commands.find_ready(
                 queue, number, _OF_ENTRY[by], text, start, left, most - len(found)
             )
             found += ids
             if looked_at == left or len(found) == most:
                 return found, f"{number}:{last}"
-            start, left = "-", left - looked_at
+            start, left = BEGINNING, left - looked_at
         return found, None
 
     def _running(self, queue: str, by: By, text: str, cursor: str | None, limit: int) -> Page:
@@ -113,13 +110,3 @@ def _told(record: JobRecord, by: By) -> str:
         "error": record.error,
         "correlation": record.correlation_id or "",
     }[by]
-
-
-def _checked(cursor: str | None, beginning: str) -> str:
-    if cursor is None:
-        return beginning
-    if not cursor or not set(cursor) <= set("0123456789:-") or not cursor[0].isdigit():
-        raise InvalidOption("cursor", cursor, "must come from the page before")
-    if ":" not in beginning and not cursor.isdigit():
-        raise InvalidOption("cursor", cursor, "must come from the page before")
-    return cursor
