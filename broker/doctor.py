@@ -133,8 +133,8 @@ class Doctor:
             told = f"{name}: {info.ready} ready, {info.in_flight} in flight, {info.dead} dead"
             if info.closed:
                 advice = f"headrace queues open {name}: producers are refused"
-                yield Finding("queues", Severity.WARNING, f"{told}, closed", advice)
-            elif info.paused:
+                yield Finding("queues", Severity.WARNING, f"{name} is closed", advice)
+            if info.paused:
                 advice = f"headrace queues resume {name}"
                 yield Finding("queues", Severity.WARNING, f"{told}, paused", advice)
             elif info.ready and not self._inspector.live_consumers(name, self._lease_ms):

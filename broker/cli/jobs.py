@@ -86,7 +86,9 @@ def retry(ctx: typer.Context, id: Id, as_json: AsJson = False) -> None:
     broker = broker_of(ctx)
     record = _found(broker, id)
     if record.state is State.DEAD:
-        done = broker.inspector.redrive(record.queue, [id]) > 0
+        # Its letter may lie among those of another queue: `dead_queue`.
+        names = (record.queue, *broker.inspector.queues())
+        done = any(broker.inspector.redrive(name, [id]) > 0 for name in names)
     else:
         done = record.state is State.RETRYING and broker.jobs.promote(id)
     if not done:

@@ -54,7 +54,9 @@ class JobPages(Pages):
 
     def _context(self, queue: str, id: str, *, revealed: bool) -> Context:
         record = self.broker.jobs.get(named(queue, id))
-        letter = self.inspector.letter(queue, id) if record is None or _dead(record) else None
+        lies_in, letter = queue, None
+        if record is None or _dead(record):
+            lies_in, letter = self._letter(queue, id, anywhere=record is not None)
         if record is None and letter is None:
             raise JobUnknown(id)
         unreadable = ""
@@ -72,6 +74,7 @@ class JobPages(Pages):
             "id": id,
             "job": record,
             "letter": letter,
+            "lies_in": lies_in,
             "message": message,
             "revealed": revealed,
             "unreadable": unreadable,
@@ -81,6 +84,14 @@ class JobPages(Pages):
             "correlation_id": _correlation_id(record, letter),
             "trace_id": _trace_id(record, letter),
         }
+
+    def _letter(self, queue: str, id: str, *, anywhere: bool) -> tuple[str, DeadLetter | None]:
+        """A dead letter and the queue among whose it lies, which may be another one."""
+        for name in (queue, *(self.inspector.queues() if anywhere else ())):
+            letter = self.inspector.letter(name, id)
+            if letter is not None:
+                return name, letter
+        return queue, None
 
     def _events(self, queue: str, id: str) -> list[Event]:
         found = [e for e in self.broker.events.latest(queue, _EVENTS) if e.message_id == id]
@@ -106,6 +117,8 @@ class JobPages(Pages):
             done = self.broker.jobs.promote(named(queue, id))
         else:
             done = self.inspector.redrive(queue, [id]) > 0
+            home = self.broker.jobs.get(id)  # a letter may have lain among those of another queue
+            queue = queue if home is None else home.queue
         return Done(self._uri(queue, id), "done" if done else "was not dead")
 
     @action("delete")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final, cast
 
+from dramatiq_dashboard.http import Response, redirect
+
 from broker.job_record import JobRecord, State
 from broker.search import By
 from dashboard.pages.base import Pages, Routes, asked
@@ -27,12 +29,16 @@ class SearchPages(Pages):
         return [("/search", self.search)]
 
     @page("search.html")
-    def search(self, request: PageRequest) -> Context:
+    def search(self, request: PageRequest) -> Context | Response:
         by, text = asked(request, "by") or "id", asked(request, "for")
         found: list[JobRecord] = []
         further: list[tuple[str, State]] = []
         if text is not None and by == "id":
             found = [record for record in self.broker.jobs.get_many([text]) if record is not None]
+            if not found and (queue := self._dead_in(text)) is not None:
+                uri = self.app.uri("queues", queue, "job", params={"id": text})
+                response: Response = redirect(uri)
+                return response
         elif text is not None:
             for queue in self.inspector.queues():
                 for state in _STATES:
@@ -42,3 +48,8 @@ class SearchPages(Pages):
                     found += page.records
                     further += [(queue, state)] if page.cursor is not None else []
         return {"by": by, "text": text, "found": found, "further": further}
+
+    def _dead_in(self, id: str) -> str | None:
+        """The queue with a dead letter of this id: letters may outlive their records."""
+        names = self.inspector.queues()
+        return next((name for name in names if self.inspector.letter(name, id) is not None), None)

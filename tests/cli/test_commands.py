@@ -184,6 +184,21 @@ def test_a_dead_job_is_retried_and_the_wait_for_it_fails(
     assert headrace("jobs", "retry", letter.id).status == Exit.FAILED
 
 
+def test_a_dead_job_is_retried_whichever_queue_has_its_letter(
+    headrace: Headrace, broker: StreamsBroker, start_worker: StartWorker
+) -> None:
+    @dramatiq.actor(queue_name="mail", max_retries=0, dead_queue="graveyard", broker=broker)
+    def deliver() -> None:
+        raise ValueError("no such address")
+
+    worker = start_worker(broker)
+    message = deliver.send()
+    eventually(lambda: broker.inspector.queue("graveyard").dead, lambda dead: dead == 1)
+    worker.stop()
+    assert headrace("jobs", "retry", message.message_id).out == "retried\n"
+    assert broker.inspector.queue("mail").ready == 1
+
+
 # -- dead letters -----------------------------------------------------------------------
 
 

@@ -63,8 +63,9 @@ def test_jobs_without_a_worker_are_an_error_and_a_pause_is_a_warning(
     assert (ran.status, _found(ran, "queues")[0]["severity"]) == (0, "warning")
     assert _found(ran, "queues")[0]["advice"] == "headrace queues resume mail"
     broker.inspector.close("mail")
-    (told,) = _found(headrace("doctor", "--json"), "queues")
-    assert "headrace queues open mail" in told["advice"]
+    closed, paused = _found(headrace("doctor", "--json"), "queues")
+    assert "headrace queues open mail" in closed["advice"]
+    assert "headrace queues resume mail" in paused["advice"]
 
 
 def test_what_a_silent_worker_holds_is_told(broker: StreamsBroker) -> None:

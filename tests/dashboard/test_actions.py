@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, get_args
 
+import dramatiq
 import pytest
 from dramatiq import Actor
 
@@ -54,6 +55,23 @@ def test_a_dead_job_is_retried(
     browser.submit(_job(message.message_id), "/actions/retry")
     assert _state(broker, message.message_id) is State.QUEUED
     assert broker.inspector.queue("mail").dead == 0
+
+
+def test_a_letter_that_lies_in_another_queue_is_retried_from_either(
+    browser: Browser, broker: StreamsBroker, work: Callable[[], None]
+) -> None:
+    @dramatiq.actor(queue_name="mail", max_retries=0, dead_queue="graveyard")
+    def deliver() -> None:
+        raise ValueError("no such address")
+
+    message = deliver.send()
+    for queue in ("mail", "graveyard"):
+        work()
+        page = f"/queues/{queue}/job?id={message.message_id}"
+        assert "no such address" in browser.page(page)
+        answer = browser.submit(page, "/actions/retry")
+        assert "Retry: done." in answer.text
+        assert _state(broker, message.message_id) is State.QUEUED
 
 
 def test_a_dead_letter_is_deleted(

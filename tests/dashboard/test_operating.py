@@ -195,6 +195,17 @@ def test_jobs_are_found_in_all_queues_and_states(
     assert browser.get("/search?by=colour&for=red").status_code == 400
 
 
+def test_a_dead_letter_is_found_by_its_id_when_its_record_is_gone(
+    browser: Browser, broker: StreamsBroker, send: Actor[..., None], work: Callable[[], None]
+) -> None:
+    dead = send.send("a", refused="no such address")
+    work()
+    k = broker.commands.keys("mail")
+    broker.client.delete(f"{k.job_prefix}{dead.message_id}", k.recent("dead"))
+    answer = browser.get(f"/search?by=id&for={dead.message_id}")
+    assert "no such address" in browser.page(answer.headers["location"])
+
+
 class Address(msgspec.Struct, rename="camel"):
     street_name: str
 
