@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import defaultdict
 from statistics import median
 from uuid import uuid4
@@ -14,6 +15,9 @@ from bench.peers import HEADRACE, STOCK, Peer, declare_start
 from bench.processes import WorkerProcess
 from bench.run import Run
 from bench.worker import Task
+
+#: How long a worker is still starting after its first job, in seconds, and more.
+START_S = 3
 
 
 def idle(run: Run) -> list[Figure]:
@@ -43,10 +47,11 @@ def _watch_worker(run: Run, peer: Peer) -> float:
         worker.wait_ready()
         worker.go()
         broker = peer.build(run.url, namespace)
-        # Once it has started a job it is past its own start, which is not idle.
+        # Its own start is not idle; that goes on for a second after the first job.
         declare_start(broker).send(0)
         worker.started()
         broker.close()
+        time.sleep(min(START_S, run.size.idle_s))
         rate = commands(run.url, run.size.idle_s) / run.size.idle_s
     run.clean()
     return rate

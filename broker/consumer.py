@@ -33,7 +33,7 @@ _STREAM_GONE = ("UNBLOCKED", "NOGROUP")
 # An idle queue is looked at by blocking alone, and fetched from in one round of so many:
 # whatever makes work for it writes a stream that is being read. Not never, because a signal
 # may have gone to a reader that died with it.
-_FETCH_EVERY_QUIET = 3
+_FETCH_EVERY_QUIET = 5
 
 
 class StreamsConsumer(Consumer):

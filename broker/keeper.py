@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,6 +25,8 @@ _RENEWED_PER_CALL = 500
 _RECLAIMED_PER_CALL = 100
 _CALLS_PER_SWEEP = 20
 _SWEPT_PER_CALL = 500
+# Consumers that are gone hold nothing and harm nobody, and looking for them asks for each level.
+_ROUNDS_PER_REAP = 5
 # What a vanished process held may be what killed it. Dramatiq's main process waits for ever for a
 # worker process that is killed while it says that it is ready, so not before that is over.
 _READY_S = 1.0
@@ -59,6 +62,7 @@ class Keeper(OwnThread):
         self._look_for_letters = look_for_letters
         self._positions: dict[str, Position] = {}
         self._released_for: set[str] = set()
+        self._rounds: Counter[str] = Counter()
         self._due = threading.Event()
         self._renew_at = 0.0
         self._ready_at = time.monotonic() + _READY_S
@@ -124,7 +128,9 @@ class Keeper(OwnThread):
         self._forget(queue)
         while self._commands.lapse(queue, _SWEPT_PER_CALL) == _SWEPT_PER_CALL:
             pass
-        self._commands.reap(queue, self._lease_ms * 2)
+        if self._rounds[queue] % _ROUNDS_PER_REAP == 0:
+            self._commands.reap(queue, self._lease_ms * 2)
+        self._rounds[queue] += 1
         self._commands.register(queue)  # last: a full server refuses this one
 
     def _sweep(self, queue: str) -> None:
