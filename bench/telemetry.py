@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from statistics import median
 
 from bench.drain import Drain, drained
-from bench.figure import Figure, at_least, at_most_times
+from bench.figure import Figure, at_most_times, jobs_a_second
 from bench.otlp import Receiver
 from bench.peers import HEADRACE
 from bench.run import Run
@@ -20,6 +20,38 @@ ALIVE = "the same, collector alive"
 
 def telemetry(run: Run) -> list[Figure]:
     """Spans of one trace in ten and all metrics over OTLP, around two lists of middleware."""
+    done = _drained(run)
+    rate = {name: median(each.jobs_s for each in drains) for name, drains in done.items()}
+    peak = {name: median(each.peak_mb for each in drains) for name, drains in done.items()}
+    title = "drain with telemetry"
+    compared = (
+        ("drain-telemetry", title, "alive", "without", WITHOUT, 0.75),
+        (
+            *("drain-telemetry-production", f"{title}, whole production list"),
+            *("production, alive", "production, without", WITHOUT, 0.75),
+        ),
+        ("drain-collector-away", f"{title}, collector away", "away", "alive", ALIVE, 0.97),
+        ("drain-collector-silent", f"{title}, collector silent", "silent", "alive", ALIVE, 0.97),
+    )
+    return [
+        *(
+            jobs_a_second(name, told, rate[ours], rate[other], other_name, times)
+            for name, told, ours, other, other_name, times in compared
+        ),
+        Figure(
+            name="memory-collector-away",
+            title="worker's peak memory, collector away",
+            ours=peak["away"],
+            peer=peak["alive"],
+            peer_name=ALIVE,
+            unit="MB",
+            better="less",
+            target=at_most_times(1.05),
+        ),
+    ]
+
+
+def _drained(run: Run) -> dict[str, list[Drain]]:
     with ExitStack() as stack:
         receiver = stack.enter_context(Receiver("grpc"))
         silent = stack.enter_context(_silent())
@@ -37,58 +69,7 @@ def telemetry(run: Run) -> list[Figure]:
             peer = cases[name]
             done[name].append(drained(run, peer, processes=1, known=True, one_by_one=True))
             run.say(f"telemetry, {name}: {done[name][-1].jobs_s:,.0f} jobs/s")
-    rate = {name: median(each.jobs_s for each in drains) for name, drains in done.items()}
-    peak = {name: median(each.peak_mb for each in drains) for name, drains in done.items()}
-    title = "drain with telemetry"
-    return [
-        _rate("drain-telemetry", title, rate["alive"], rate["without"], WITHOUT, 0.75),
-        _rate(
-            "drain-telemetry-production",
-            f"{title}, whole production list",
-            rate["production, alive"],
-            rate["production, without"],
-            WITHOUT,
-            0.75,
-        ),
-        _rate(
-            "drain-collector-away",
-            f"{title}, collector away",
-            rate["away"],
-            rate["alive"],
-            ALIVE,
-            0.97,
-        ),
-        _rate(
-            "drain-collector-silent",
-            f"{title}, collector silent",
-            rate["silent"],
-            rate["alive"],
-            ALIVE,
-            0.97,
-        ),
-        Figure(
-            name="memory-collector-away",
-            title="worker's peak memory, collector away",
-            ours=peak["away"],
-            peer=peak["alive"],
-            peer_name=ALIVE,
-            unit="MB",
-            better="less",
-            target=at_most_times(1.05),
-        ),
-    ]
-
-
-def _rate(name: str, title: str, ours: float, peer: float, peer_name: str, times: float) -> Figure:
-    return Figure(
-        name=name,
-        title=title,
-        ours=ours,
-        peer=peer,
-        peer_name=peer_name,
-        unit="jobs/s",
-        target=at_least(times),
-    )
+        return done
 
 
 @contextmanager

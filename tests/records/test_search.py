@@ -71,7 +71,10 @@ def test_a_running_job_is_found(broker: StreamsBroker) -> None:
 
 @pytest.mark.parametrize(
     ("by", "text", "cursor"),
-    [("colour", "red", None), ("actor", "", None), ("actor", "a", "x"), ("actor", "a", "99:")],
+    [
+        *(("colour", "red", None), ("actor", "", None)),
+        *(("actor", "a", cursor) for cursor in ("x", "99:", "99:1-1", "0:now")),
+    ],
 )
 def test_what_breaks_a_rule_is_named(
     broker: StreamsBroker, by: By, text: str, cursor: str | None
@@ -80,3 +83,14 @@ def test_what_breaks_a_rule_is_named(
         broker.search.page("mail", State.QUEUED, by, text, cursor)
     with pytest.raises(InvalidOption):
         broker.search.page("mail", State.DEAD, "actor", "a", "1:2")
+
+
+@pytest.mark.parametrize(
+    ("state", "cursor"),
+    [(State.QUEUED, "0:now"), (State.RUNNING, "99:1-1"), (State.DEAD, "1:2"), (State.DEAD, "-1")],
+)
+def test_a_cursor_that_no_page_gave_is_refused(
+    broker: StreamsBroker, state: State, cursor: str
+) -> None:
+    with pytest.raises(InvalidOption, match="page before"):
+        broker.jobs.list("mail", state, cursor)
