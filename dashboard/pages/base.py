@@ -57,6 +57,18 @@ def named(queue: str, id: str) -> Message[Any]:
     return Message(queue, "", (), {}, {}, message_id=id)
 
 
+def beginning(request: PageRequest) -> int:
+    """Where a page begins that looks at so many queues only: its parameter ``from``.
+
+    Raises:
+      BadRequest: it is no number.
+    """
+    text = request.params.get("from", "0")
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise BadRequest(f"from: must be a number, got {text!r}")
+    return int(text)
+
+
 def asked(request: PageRequest, name: str) -> str | None:
     """A parameter of the page's address; None when it is not there or empty."""
     return request.params.get(name) or None

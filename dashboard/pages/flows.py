@@ -7,11 +7,13 @@ from typing import Any, Final
 
 from broker.job_record import State
 from dashboard.flow_graph import ReadFlow, drawn, reader
-from dashboard.pages.base import Pages, Routes, asked
+from dashboard.pages.base import Pages, Routes, asked, beginning
 from dashboard.web import BadRequest, Context, PageRequest, page
 
 #: Of a queue's jobs in each state, the newest so many are asked for their flow.
 _ASKED: Final = 30
+#: That one page asks.
+_QUEUES: Final = 20
 _SHOWN: Final = 20
 _STATES: Final = (State.RUNNING, State.QUEUED, State.COMPLETED, State.DEAD)
 
@@ -27,14 +29,20 @@ class FlowPages(Pages):
     @page("flows.html")
     def flows(self, request: PageRequest) -> Context:
         ids: dict[str, None] = {}
-        for queue in self.inspector.queues():
+        names, start = self.inspector.queues(), beginning(request)
+        for queue in names[start : start + _QUEUES]:
             for state in _STATES:
                 records = self.broker.jobs.list(queue, state, limit=_ASKED).records
                 ids |= {record.flow_id: None for record in records if record.flow_id}
             ids |= {id: None for id, _ in self.broker.flows.deadlines(queue, _ASKED)}
         found = [self._read(id) for id in list(ids)[:_SHOWN]]
         known = [flow for flow in found if flow is not None]
-        return {"flows": sorted(known, key=lambda flow: flow.started_at, reverse=True)}
+        left = max(0, len(names) - start - _QUEUES)
+        return {
+            "flows": sorted(known, key=lambda flow: flow.started_at, reverse=True),
+            "left": left,
+            "next": start + _QUEUES if left else None,
+        }
 
     @page("flow.html")
     def flow(self, request: PageRequest) -> Context:

@@ -8,11 +8,13 @@ from dramatiq_dashboard.http import Response, redirect
 
 from broker.job_record import JobRecord, State
 from broker.search import By
-from dashboard.pages.base import Pages, Routes, asked
+from dashboard.pages.base import Pages, Routes, asked, beginning
 from dashboard.web import Context, PageRequest, page
 
 #: Of each queue and state.
 _SHOWN: Final = 10
+#: That one page looks at.
+_QUEUES: Final = 10
 _STATES: Final = (
     State.RUNNING,
     State.QUEUED,
@@ -39,15 +41,24 @@ class SearchPages(Pages):
                 uri = self.app.uri("queues", queue, "job", params={"id": text})
                 response: Response = redirect(uri)
                 return response
-        elif text is not None:
-            for queue in self.inspector.queues():
+        names, start = self.inspector.queues(), beginning(request)
+        if text is not None and by != "id":
+            for queue in names[start : start + _QUEUES]:
                 for state in _STATES:
                     page = self.broker.search.page(
                         queue, state, cast(By, by), text, limit=_SHOWN, calls=1
                     )
                     found += page.records
                     further += [(queue, state)] if page.cursor is not None else []
-        return {"by": by, "text": text, "found": found, "further": further}
+        left = max(0, len(names) - start - _QUEUES) if by != "id" else 0
+        return {
+            "by": by,
+            "text": text,
+            "found": found,
+            "further": further,
+            "left": left,
+            "next": start + _QUEUES if left else None,
+        }
 
     def _dead_in(self, id: str) -> str | None:
         """The queue with a dead letter of this id: letters may outlive their records."""

@@ -10,6 +10,9 @@ import httpx
 
 SAME_ORIGIN = {"sec-fetch-site": "same-origin", "sec-fetch-mode": "navigate"}
 
+#: The address of the next page.
+NEXT = re.compile(r'rel="next"[^>]* href="([^"]+)"')
+
 _FORM = re.compile(r"<form\b([^>]*)>(.*?)</form>", re.DOTALL)
 _INPUT = re.compile(r"<(?:input|textarea|select)\b[^>]*>")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from html import unescape
 from typing import Any, Literal
 
 import dramatiq
@@ -18,7 +19,7 @@ from dashboard import Dashboard
 from dashboard.forms import FormRefused, fields_of, payload_of
 from dashboard.tasks import Task, Tasks
 from tests.conftest import StartWorker
-from tests.dashboard.browser import Browser
+from tests.dashboard.browser import NEXT, Browser
 from tests.waiting import eventually, wait_for
 
 Audit = Callable[[], list[dict[str, Any]]]
@@ -193,6 +194,22 @@ def test_jobs_are_found_in_all_queues_and_states(
     path = f"/queues/mail/jobs?by=id&for={waiting.message_id}"
     assert waiting.message_id in browser.page(browser.get(path).headers["location"])
     assert browser.get("/search?by=colour&for=red").status_code == 400
+
+
+def test_a_page_looks_at_so_many_queues_and_the_next_one_at_others(
+    browser: Browser, broker: StreamsBroker
+) -> None:
+    names = [f"queue-{number:02}" for number in range(25)]
+    for name in names:
+        broker.enqueue(dramatiq.Message(name, "count", (), {}, {"correlation_id": "chain-7"}))
+    for path, count in (("/search?by=correlation&for=chain-7", 10), ("/flows", 20)):
+        page, seen = browser.page(path), 1
+        while (found := NEXT.search(page)) is not None:
+            page, seen = browser.page(unescape(found[1])), seen + 1
+        assert seen == -(-len(names) // count)
+    page = browser.page("/search?by=correlation&for=chain-7&from=20")
+    assert [name in page for name in names] == [False] * 20 + [True] * 5
+    assert browser.get("/search?by=actor&for=a&from=ten").status_code == 400
 
 
 def test_a_dead_letter_is_found_by_its_id_when_its_record_is_gone(

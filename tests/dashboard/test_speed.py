@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator
 from html import unescape
@@ -20,7 +19,7 @@ from broker.embedded import EmbeddedValkey
 from broker.roles import user
 from dashboard import Access, Dashboard
 from tests.conftest import NewBroker
-from tests.dashboard.browser import Browser
+from tests.dashboard.browser import NEXT, Browser
 from tests.dashboard.scene import buried, working
 
 JOBS = 1_000_000
@@ -45,8 +44,6 @@ for i = first, first + n - 1 do
   end
 end
 """
-
-_NEXT = re.compile(r'rel="next"[^>]* href="([^"]+)"')
 
 PAGES = {
     "/": 60,
@@ -102,7 +99,7 @@ def busy(valkey_server: EmbeddedValkey) -> Iterator[tuple[Dashboard, dict[str, i
     dead = f"/queues/mail/job?id={broker.inspector.dead('mail')[0].id}"
     dashboard = Dashboard(broker, access=Access.open_to_this_machine())
     first = Browser(dashboard).page("/queues/mail/jobs?state=queued")
-    following = _NEXT.search(first)
+    following = NEXT.search(first)
     assert following is not None
     yield dashboard, {**PAGES, job: 15, dead: 15, unescape(following[1]): 20}
     broker.close()
@@ -182,7 +179,7 @@ def test_every_page_is_quick_with_a_million_jobs_and_many_dead_letters(
     times: dict[str, float] = {}
     paths = [*PAGES, deep, f"/queues/mail/job?id={waiting.message_id}"]
     for path in paths:
-        following = _NEXT.search(browser.page(path))
+        following = NEXT.search(browser.page(path))
         if following is not None and len(paths) < 2 * len(PAGES):
             paths.append(unescape(following[1]))
         rounds = []
