@@ -35,6 +35,7 @@ local RELEASED_PAGE, RELEASED_PAGES = 64, 16  -- looked at for one that may be h
 local FIRST = 13  -- the lowest level's key
 
 local now = now_ms()
+local now_text = string.format("%d", now)
 local job_prefix = KEYS[8]
 local consumer, count, suspects = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4])
 local deliveries = {}
@@ -87,9 +88,13 @@ local function note_started(level, entry, fields)
   if sealed and (not prior[1] or prior[1] == "" or prior[3]) then
     return 1
   end
+  local place = level .. ":" .. entry
+  if prior[2] == place then
+    redis.call("HSET", record, "started", now_text)
+  elseif prior[2] or not prior[1] then
+    redis.call("HSET", record, "token", prior[1] or "", "entry", place, "started", now_text)
+  end
   if prior[2] or not prior[1] then
-    local at = string.format("%d", now)
-    redis.call("HSET", record, "token", prior[1] or "", "entry", level .. ":" .. entry, "started", at)
     tell(KEYS[9], "started", id, field(fields, "actor"))
   end
   return 0
@@ -134,34 +139,51 @@ local function unpack_entry(packed)
   return #fields > 0 and level and level >= 0 and level % 1 == 0 and fields, level
 end
 
--- Promote. The order of the due times is kept.
-for _, id in ipairs(redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", now, "LIMIT", 0, PROMOTED_PER_CALL)) do
-  local packed = redis.call("HGET", KEYS[2], id)
+local function bury_undecodable(id, packed)
+  if packed then
+    local dedup = redis.call("HGET", job_prefix .. id, "dedup") or ""
+    local evidence = { reason = "undecodable", error = "no packed entry", deliveries = 0, level = 0, dedup = dedup }
+    bury(KEYS[5], KEYS[6], id, "scheduled", now, evidence, { "packed", packed })
+  end
+  local keys = { dedup = KEYS[7], job_prefix = job_prefix, events = KEYS[9], recent = KEYS[10] }
+  keys.lapsing, keys.outbox, keys.letters = KEYS[12], KEYS[11], {}
+  local place = finish(keys, id, "dead", now, { "actor", "" }, "undecodable", "no packed entry")
+  tell_flow(keys, place, "dead", "", "no packed entry")
+end
+
+local function promote(id, packed)
   local fields, level = false, 0
   if packed then
     fields, level = unpack_entry(packed)
   end
-  if fields then
-    level = math.min(level, #KEYS - FIRST)
-    local entry = redis.call("XADD", KEYS[FIRST + level], "*", unpack(fields))
-    local record = job_prefix .. id
-    if redis.call("HEXISTS", record, "entry") == 1 then
-      redis.call("HSET", record, "entry", level .. ":" .. entry)
-    end
-  else
-    if packed then
-      local record = job_prefix .. id
-      local dedup = redis.call("HGET", record, "dedup") or ""
-      local evidence = { reason = "undecodable", error = "no packed entry", deliveries = 0, level = 0, dedup = dedup }
-      bury(KEYS[5], KEYS[6], id, "scheduled", now, evidence, { "packed", packed })
-    end
-    local keys = { dedup = KEYS[7], job_prefix = job_prefix, events = KEYS[9], recent = KEYS[10] }
-    keys.lapsing, keys.outbox, keys.letters = KEYS[12], KEYS[11], {}
-    local place = finish(keys, id, "dead", now, { "actor", "" }, "undecodable", "no packed entry")
-    tell_flow(keys, place, "dead", "", "no packed entry")
+  if not fields then
+    return bury_undecodable(id, packed)
   end
-  redis.call("ZREM", KEYS[1], id)
-  redis.call("HDEL", KEYS[2], id)
+  level = math.min(level, #KEYS - FIRST)
+  local entry = redis.call("XADD", KEYS[FIRST + level], "*", unpack(fields))
+  local noted = redis.pcall("HEXISTS", job_prefix .. id, "entry")
+  if noted == 1 then  -- a record of another type hinders nobody
+    redis.call("HSET", job_prefix .. id, "entry", level .. ":" .. entry)
+  end
+end
+
+-- Promote. The order of the due times is kept.
+local due_ids = redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", now, "LIMIT", 0, PROMOTED_PER_CALL)
+if #due_ids > 0 then
+  local packed, promoted = redis.call("HMGET", KEYS[2], unpack(due_ids)), {}
+  local ok, failure = pcall(function()
+    for i, id in ipairs(due_ids) do
+      promote(id, packed[i])
+      promoted[i] = id
+    end
+  end)
+  if #promoted > 0 then  -- also those before one that failed: nothing is in two places
+    redis.call("ZREM", KEYS[1], unpack(promoted))
+    redis.call("HDEL", KEYS[2], unpack(promoted))
+  end
+  if not ok then
+    return error(failure)
+  end
 end
 
 if concurrency then

@@ -49,6 +49,7 @@ local kept, kept_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
 local signals, completed, notices = 0, 0, 0
 -- Ten years: what has an expiry has completed, and may be given a shorter one.
 local FOR_EVER_MS = 10 * 365 * 86400000
+local REMOVED_A_CALL = 1000
 
 local function ended(recent)
   return { dedup = KEYS[7], lapsing = KEYS[15], job_prefix = job_prefix, events = KEYS[9], recent = recent }
@@ -74,9 +75,25 @@ local function go_on(place, state, result, error, facts)
   end
 end
 
+-- By level: the entries that have ended. They leave their stream at the end, in one command.
+local removed = {}
+-- By level: whose the entries are, by id; false of those that have ended here.
+local owned = {}
+
 local function remove(s)
-  redis.call("XACK", KEYS[16 + s[2]], "workers", s[3])
-  redis.call("XDEL", KEYS[16 + s[2]], s[3])
+  local ids = removed[s[2]] or {}
+  ids[#ids + 1] = s[3]
+  removed[s[2]], owned[s[2]][s[3]] = ids, false
+end
+
+local function write_removed()
+  for level, ids in pairs(removed) do
+    for from = 1, #ids, REMOVED_A_CALL do
+      local to = math.min(#ids, from + REMOVED_A_CALL - 1)
+      redis.call("XACK", KEYS[16 + level], "workers", unpack(ids, from, to))
+      redis.call("XDEL", KEYS[16 + level], unpack(ids, from, to))
+    end
+  end
 end
 
 local outcomes = {}
@@ -88,14 +105,14 @@ end
 
 function outcomes.done(s)
   if s[6] ~= "" then
-    go_on(finish(as_completed, s[6], "completed", now, kept ~= 0 and s[8], "", "", begun(s)), "completed", s[10], "", s[8])
+    go_on(finish(as_completed, s[6], "completed", now, kept ~= 0 and s[8], "", "", begun(s), s.prior), "completed", s[10], "", s[8])
     completed = completed + 1
   end
   remove(s)
 end
 
 function outcomes.cancel(s)
-  go_on(finish(as_cancelled, s[6], "cancelled", now, s[8], "", "", begun(s)), "cancelled", "", "cancelled", s[8])
+  go_on(finish(as_cancelled, s[6], "cancelled", now, s[8], "", "", begun(s), s.prior), "cancelled", "", "cancelled", s[8])
   remove(s)
 end
 
@@ -188,7 +205,7 @@ function outcomes.bury(s)
       tell_begun(s)
       tell(KEYS[9], "failed", s[6], s[8][2], "", s[9])
     end
-    go_on(finish(as_dead, s[6], "dead", now, s[8], s[10], s[11]), "dead", "", s[11], s[8])
+    go_on(finish(as_dead, s[6], "dead", now, s[8], s[10], s[11], false, s.prior), "dead", "", s[11], s[8])
   end
   if found and #s[15] > 0 then
     redis.call("HSETNX", job_prefix .. field(s[15], "id"), "token", "notice")  -- it is no replay
@@ -207,32 +224,85 @@ for i = 3, #ARGV do
   settlements[i - 2] = s
 end
 
+local function is_before(a, b)
+  return #a < #b or #a == #b and a < b
+end
+
+-- Ask whose the entries are in one range a level and not one by one: a batch has little between its first
+-- and its last. What is not found by that is asked for when its turn comes.
+local function look_ahead(level, first, last, count)
+  local found = redis.pcall("XPENDING", KEYS[16 + level], "workers", first, last, 2 * count, settlements[1][5])
+  for _, entry in ipairs(found.err and {} or found) do
+    owned[level][entry[1]] = entry
+  end
+end
+
+local function look_ahead_of_all()
+  local spans = {}
+  for _, s in ipairs(settlements) do
+    local span = spans[s[2]] or { first = s[3], last = s[3], count = 0 }
+    spans[s[2]], owned[s[2]], span.count = span, {}, span.count + 1
+    span.first = is_before(s[3], span.first) and s[3] or span.first
+    span.last = is_before(span.last, s[3]) and s[3] or span.last
+  end
+  for level, span in pairs(spans) do
+    if span.count > 1 then
+      look_ahead(level, span.first, span.last, span.count)
+    end
+  end
+end
+
+-- After the server has lost all, a new entry may get the id of an old one in the same millisecond. The old
+-- one's message then has no record, or one that knows it elsewhere, which a copy may have as well.
+local function is_anothers(s)
+  local prior = s.prior
+  if not prior or prior[1] and (not prior[4] or prior[4] == s[2] .. ":" .. s[3]) then
+    return false
+  end
+  local found = redis.call("XRANGE", KEYS[16 + s[2]], s[3], s[3])[1]
+  local id = found and not field(found[2], "message") and field(found[2], "id")  -- an own encoder has its own id
+  return id and id ~= s[6]
+end
+
 local function fence(s)
-  local key = KEYS[16 + s[2]]
-  local pending = redis.pcall("XPENDING", key, "workers", s[3], s[3], 1)
-  local entry = not pending.err and pending[1]
-  if not entry then
-    if #redis.call("XRANGE", key, s[3], s[3]) > 0 then
+  local key, entry = KEYS[16 + s[2]], owned[s[2]][s[3]]
+  if entry == nil then
+    local pending = redis.pcall("XPENDING", key, "workers", s[3], s[3], 1)
+    entry = not pending.err and pending[1]
+    if not entry and #redis.call("XRANGE", key, s[3], s[3]) > 0 then
       return "stale"
     end
+  end
+  if not entry then
     local record = job_prefix .. s[6]
     return redis.call("EXISTS", record) == 1 and "gone" or "lost"
   end
   if entry[2] ~= s[5] or entry[4] ~= s[4] then
     return "stale"
   end
-  return "ok"
+  s.prior = s[6] ~= "" and prior_of(job_prefix .. s[6])
+  return is_anothers(s) and "stale" or "ok"
 end
 
-local replies = {}
-for i, s in ipairs(settlements) do
-  replies[i] = fence(s)
-  if replies[i] == "ok" then
-    outcomes[s[1]](s)
-    if s[4] >= SUSPECT_FROM then
-      signals = signals + 1  -- the next suspect may be taken
+local function end_all(replies)
+  for i, s in ipairs(settlements) do
+    replies[i] = fence(s)
+    if replies[i] == "ok" then
+      owned[s[2]][s[3]] = nil
+      outcomes[s[1]](s)
+      if s[4] >= SUSPECT_FROM then
+        signals = signals + 1  -- the next suspect may be taken
+      end
     end
   end
+end
+
+look_ahead_of_all()
+local replies = {}
+local ok, failure = pcall(end_all, replies)
+write_removed()  -- also of what has ended before one that failed
+if not ok then
+  return error(failure)
 end
 if kept > 0 and completed > 0 then
   -- Twice as many as came: a smaller count takes hold soon, and never at once.

@@ -111,3 +111,11 @@ def test_a_message_of_another_language_sent_again_is_live(scripts: Scripts) -> N
     assert scripts.enqueue(message, token="t") == ["m"]
     assert scripts.record("m") == {b"token": b"t", b"dedup": b"k"}
     assert not expires(scripts, "m")
+
+
+def test_the_record_tells_the_place_of_the_copy_that_was_handed_over_last(scripts: Scripts) -> None:
+    scripts.enqueue(scripts.new("m", recorded=True))
+    scripts.enqueue(scripts.new("m", recorded=True, successor=True))
+    for _ in range(2):
+        (handed,) = scripts.take(1)
+        assert scripts.record("m")[b"entry"] == b"0:" + handed.lease.entry_id

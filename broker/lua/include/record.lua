@@ -5,12 +5,21 @@ local IDEMPOTENCY_MS = 60000
 local EVENTS_KEPT = 10000
 
 -- Every event has the same fields, which the stream then packs to nothing. A key of another type
--- in the stream's place hinders no transition.
+-- in the stream's place hinders no transition. The stream is trimmed by nodes, of about as many events.
+local TOLD_A_TRIMMING = 100
+local told = 0
 local function tell(events, event, id, actor, reason, error)
-  redis.pcall(
-    "XADD", events, "MAXLEN", "~", EVENTS_KEPT, "*",
-    "event", event, "id", id, "actor", actor or "", "reason", reason or "", "error", error or ""
-  )
+  if told % TOLD_A_TRIMMING == 0 then
+    redis.pcall(
+      "XADD", events, "MAXLEN", "~", EVENTS_KEPT, "*",
+      "event", event, "id", id, "actor", actor or "", "reason", reason or "", "error", error or ""
+    )
+  else
+    redis.pcall(
+      "XADD", events, "*", "event", event, "id", id, "actor", actor or "", "reason", reason or "", "error", error or ""
+    )
+  end
+  told = told + 1
 end
 
 -- `keys` has dedup and lapsing.
@@ -31,23 +40,30 @@ local function drop_copy(record, others)
   return true
 end
 
+-- What the end of a message has to know of its record.
+local function prior_of(record)
+  return redis.call("HMGET", record, "token", "others", "dedup", "entry", "flow", "started")
+end
+
 -- One copy of a message has ended: the record and the deduplication key end with the last one.
 -- `keys` has dedup, lapsing, job_prefix, events and recent, the index of the state; `facts` is a flat list
 -- of fields for the record, or false when no record is kept. Then, and for a message that was
 -- enqueued without one (no `entry`), what stays says for a while that the id is not new.
 -- `begun` says that it ran: of one whose end was quicker than the word of its beginning both are told.
+-- `prior` is what `prior_of` says of its record, for whom has asked already.
 -- Returns the message's place in a flow when this was the last copy and it has one.
-local function finish(keys, id, state, now, facts, reason, error, begun)
+local function finish(keys, id, state, now, facts, reason, error, begun, prior)
   local record = keys.job_prefix .. id
-  local prior = redis.call("HMGET", record, "token", "others", "dedup", "entry", "flow", "started")
+  prior = prior or prior_of(record)
   if drop_copy(record, prior[2]) then
     return false
   end
-  -- An entry of another language had no record: the token says that this one is not new.
-  local token = prior[1] or ""
+  if not prior[1] then  -- of another language; the token says that its message is not new
+    redis.call("HSET", record, "token", "")
+  end
   -- The state comes first: by that whoever watches the server counts the ends.
   if facts and (prior[4] or not prior[1]) then
-    redis.call("HSET", record, "state", state, "token", token, "finished", string.format("%d", now), unpack(facts))
+    redis.call("HSET", record, "state", state, "finished", string.format("%d", now), unpack(facts))
     if keys.age_ms then
       redis.call("PEXPIRE", record, math.max(keys.age_ms, IDEMPOTENCY_MS))
     end
@@ -57,7 +73,7 @@ local function finish(keys, id, state, now, facts, reason, error, begun)
     end
     tell(keys.events, state, id, facts[2], reason, error)
   else
-    redis.call("HSET", record, "state", state, "token", token)
+    redis.call("HSET", record, "state", state)
     redis.call("PEXPIRE", record, IDEMPOTENCY_MS)
   end
   release_deduplication(keys, prior[3] or "", id)
