@@ -14,7 +14,8 @@ from dramatiq.errors import BrokerConnectionError
 from broker.commands import BEGINNING, Commands, Doomed, Position
 from broker.consumer_name import ConsumerName
 from broker.dead_routing import DeadRouting
-from broker.delivery import Delivery, InFlight
+from broker.delivery import Delivery
+from broker.in_flight import InFlight
 from broker.keys import GROUP
 from broker.own_thread import OwnThread
 from broker.queue_rules import QueueRules

@@ -17,8 +17,8 @@ from dramatiq.message import Message
 from broker import current, entry
 from broker.checks import check_int
 from broker.dead_routing import forwarded
-from broker.delivery import InFlight
 from broker.errors import MessageTooLarge
+from broker.in_flight import InFlight
 from broker.new_message import NewMessage
 from broker.options import Options
 from broker.queue_rules import QueueRules
@@ -184,11 +184,8 @@ class Producer:
         self._registered.add(queue)
 
     def _new(self, message: Message[Any]) -> NewMessage:
-        held = (
-            self._in_flight[message.queue_name].holds(message.message_id)
-            if message.queue_name in self._in_flight
-            else None
-        )
+        here = self._in_flight.get(message.queue_name)
+        held = None if here is None else here.holds(message.message_id)
         if held is not None:
             held.requeued = True
         return NewMessage(

@@ -112,20 +112,14 @@ class Settler(OwnThread):
         return [waiting.popleft() for _ in range(min(len(waiting), _BATCH))]
 
     def _settle(self, queue: str, batch: list[Settlement]) -> None:
-        held = self._held.get(queue)
-        begin = time.monotonic()
+        held, begin = self._held.get(queue), time.monotonic()
+        kept = self._retention(queue).completed
         try:
-            replies = self._commands.settle(
-                queue, batch, self._retention(queue).completed, self._deliver
-            )
+            replies = self._commands.settle(queue, batch, kept, self._deliver)
         except BrokerConnectionError as error:
             self._logger.warning(
-                *(
-                    "Settling %d deliveries of %r failed, trying again: %s",
-                    len(batch),
-                    queue,
-                    error,
-                ),
+                "Settling %d deliveries of %r failed, trying again: %s",
+                *(len(batch), queue, error),
                 extra={"queueName": queue},
             )
             pause = _FIRST_PAUSE if held is None else min(held.pause * 2, _LONGEST_PAUSE)
@@ -134,8 +128,7 @@ class Settler(OwnThread):
         except Exception:
             self._logger.exception(
                 "Settling %d deliveries of %r failed; they will be delivered again.",
-                len(batch),
-                queue,
+                *(len(batch), queue),
                 extra={"queueName": queue},
             )
         else:

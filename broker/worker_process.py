@@ -15,9 +15,10 @@ from broker import clients, current, flow_step, server
 from broker.cancellation import RunningJobs
 from broker.consumer_name import ConsumerName
 from broker.dead_routing import DeadRouting, is_notice
-from broker.delivery import SUSPECT_FROM, Delivery, InFlight, SuspectSlot
+from broker.delivery import SUSPECT_FROM, Delivery
 from broker.endings import Endings
 from broker.errors import ServerRefused
+from broker.in_flight import InFlight, SuspectSlot
 from broker.outbox import Letter
 from broker.outcome import Abandon, Bury, Cancel, Park, Parked, Release
 from broker.queue_rules import QueueRules

@@ -9,8 +9,9 @@ import pytest
 from dramatiq import Message
 
 from broker import StreamsBroker
-from broker.delivery import Delivery, InFlight, Lease
+from broker.delivery import Delivery, Lease
 from broker.embedded import EmbeddedValkey
+from broker.in_flight import InFlight
 from tests.conftest import NewBroker, StartWorker
 from tests.waiting import PATIENCE_S, QUIET_S, eventually, wait_for
 

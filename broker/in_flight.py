@@ -1,0 +1,135 @@
+"""What this process holds of a queue, and the one suspect that it may hold."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable
+
+from broker.delivery import SUSPECT_FROM, Delivery, Lease, Slot
+
+
+class InFlight:
+    """The deliveries of one queue that this process holds. Thread-safe.
+
+    It outlives the consumer objects, which Dramatiq replaces after an error.
+    """
+
+    def __init__(self, concurrency: int | None = None) -> None:
+        self._concurrency = concurrency
+        self._changed = threading.Condition()
+        # By lease: two levels may have entries of one id.
+        self._held: dict[Lease, Delivery] = {}
+        self._buffer: deque[Delivery] = deque()
+        self._awaited_room = 0
+        #: A consumer is there that may bring more.
+        self._taking = False
+
+    def begin_taking(self) -> None:
+        """A consumer is there."""
+        with self._changed:
+            self._taking = True
+
+    def stop_taking(self) -> None:
+        """The consumer has seen that the broker drains: it brings nothing more.
+
+        It says so again while it idles, which is when whoever waits for the end looks.
+        """
+        with self._changed:
+            self._taking = False
+            self._changed.notify_all()
+
+    def wait_for_end(self) -> None:
+        """Wait until nothing is held and nothing more can come."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taking and not self._held)
+
+    def limit(self, prefetch: int) -> int:
+        """The most deliveries to hold at once, those that run included."""
+        return prefetch if self._concurrency is None else min(prefetch, self._concurrency)
+
+    def add(self, deliveries: Iterable[Delivery]) -> None:
+        with self._changed:
+            for delivery in deliveries:
+                self._held[delivery.lease] = delivery
+                self._buffer.append(delivery)
+
+    def next(self, limit: int) -> Delivery | None:
+        """The next delivery for Dramatiq, unless ``limit`` of them are with it already."""
+        with self._changed:
+            if self._buffer and len(self._held) - len(self._buffer) < limit:
+                return self._buffer.popleft()
+            return None
+
+    def remove(self, delivery: Delivery) -> bool:
+        """Forget a delivery; False when it was not held (released before, say)."""
+        with self._changed:
+            if self._held.get(delivery.lease) is not delivery:
+                return False
+            del self._held[delivery.lease]
+            if self._awaited_room:
+                self._changed.notify_all()
+            return True
+
+    def wait_for_room(self, limit: int, wanted: int, timeout: float) -> int:
+        """Wait up to ``timeout`` seconds for ``wanted`` free places; returns how many there are."""
+        with self._changed:
+            self._awaited_room = wanted
+            self._changed.wait_for(lambda: limit - len(self._held) >= wanted, timeout)
+            self._awaited_room = 0
+            return limit - len(self._held)
+
+    def holds(self, message_id: str) -> Delivery | None:
+        """The delivery of a message that this process holds, if it does."""
+        with self._changed:
+            for delivery in self._held.values():
+                if delivery.message_id == message_id:
+                    return delivery
+            return None
+
+    def deliveries(self) -> list[Delivery]:
+        with self._changed:
+            return list(self._held.values())
+
+    def slots(self) -> list[Slot]:
+        with self._changed:
+            return [d.slot for d in self._held.values() if d.slot is not None]
+
+    def drain(self) -> list[Delivery]:
+        """Take everything out, for handing it back at shutdown."""
+        with self._changed:
+            held = list(self._held.values())
+            self._held.clear()
+            self._buffer.clear()
+            self._changed.notify_all()
+            return held
+
+
+class SuspectSlot:
+    """At most one suspect a process: the killer dies alone. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holder: Lease | None = None
+        self._reserved = False
+
+    def reserve(self) -> bool:
+        """Ask to fetch one suspect; a True must be followed by :meth:`occupy`."""
+        with self._lock:
+            if self._reserved or self._holder is not None:
+                return False
+            self._reserved = True
+            return True
+
+    def occupy(self, leases: Iterable[Lease]) -> None:
+        """Say what the fetch brought; without a suspect among it the slot is free again."""
+        with self._lock:
+            self._reserved = False
+            for lease in leases:
+                if lease.count >= SUSPECT_FROM:
+                    self._holder = lease
+
+    def free(self, lease: Lease) -> None:
+        with self._lock:
+            if self._holder == lease:
+                self._holder = None
