@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from broker import clients, packing
 from broker.errors import translated
+from broker.keys import QueueKeys
 from broker.moving import move_letter
 from broker.outbox import Letter, Place
 from broker.runner import Runner
+from broker.server import unix_ms
 
 _STORED_PER_CALL = 500
 #: How long messages lie there for a flow whose start never comes; seconds.
@@ -121,40 +123,28 @@ class FlowCommands(Runner):
 
     def reopen(self, place: Place) -> tuple[bool, list[Letter]]:
         """Take back the failure of a message that was redriven; False: its flow can't go on."""
-        k = self.keys(place.home)
-        keys = (k.flow_prefix, k.outbox, k.job_prefix, k.events, k.control, k.wake, *k.ready)
+        keys = _of_steps(self.keys(place.home))
         args = (place.flow_id, place.step, place.number)
         may_run, rows = self._run("reopen_flow", keys, *args)
         return bool(may_run), _letters(rows)
 
     def advance(self, place: Place, end: bytes) -> list[Letter]:
         """Count the end of a message, once; returns what is left to do."""
-        k = self.keys(place.home)
-        keys = (k.flow_prefix, k.outbox, k.job_prefix, k.events, k.control, k.wake, *k.ready)
-        return _letters(
-            self._run("advance_flow", keys, place.flow_id, place.step, place.number, end)
-        )
+        keys = _of_steps(self.keys(place.home))
+        args = (place.flow_id, place.step, place.number, end)
+        return _letters(self._run("advance_flow", keys, *args))
 
     def release(self, home: str, flow_id: str, step: int) -> tuple[int, list[Letter]]:
         """Send a part of a large step; returns how many messages are left, and letters."""
-        k = self.keys(home)
-        keys = (k.flow_prefix, k.outbox, k.job_prefix, k.events, k.control, k.wake, *k.ready)
+        keys = _of_steps(self.keys(home))
         left, rows = self._run("release_branches", keys, flow_id, step, _BRANCHES_PER_CALL)
         return left, _letters(rows)
 
     def receive(self, queue: str, parcel: bytes) -> int:
         """Take messages into a queue; returns how many were not there yet."""
         k = self.keys(queue)
-        keys = (
-            k.scheduled,
-            k.scheduled_messages,
-            k.job_prefix,
-            k.events,
-            k.control,
-            k.wake,
-            *k.ready,
-        )
-        return int(self._run("receive", keys, parcel))
+        keys = (k.scheduled, k.scheduled_messages, k.job_prefix, k.events, k.control, k.wake)
+        return int(self._run("receive", (*keys, *k.ready), parcel))
 
     def move_letter(self, queue: str, to: str, id: bytes) -> None:
         """Move a dead letter of the queue to those of another one."""
@@ -171,11 +161,11 @@ class FlowCommands(Runner):
     def letters(self, queue: str, limit: int) -> tuple[int, list[Letter]]:
         """The server's time, unix ms, and the oldest letters of an outbox."""
         with translated():
-            seconds, micros = self.client.time()
+            now_ms = unix_ms(self.client.time())
             entries = self.client.xrange(self.keys(queue).outbox, count=limit)
         names = (b"kind", b"to", b"body")
         rows = [[id, *(fields[name] for name in names)] for id, fields in entries]
-        return seconds * 1000 + micros // 1000, _letters(rows)
+        return now_ms, _letters(rows)
 
     def forget(self, queue: str, letters: Sequence[Letter]) -> None:
         """Drop letters that are done."""
@@ -220,6 +210,11 @@ class FlowCommands(Runner):
             client = clients.derive(self.client, socket_timeout=block_ms / 1000 + 5)
             with client:
                 client.xread({key: "0"}, block=block_ms)
+
+
+def _of_steps(k: QueueKeys) -> tuple[str, ...]:
+    """The keys of what goes from one step to the next."""
+    return (k.flow_prefix, k.outbox, k.job_prefix, k.events, k.control, k.wake, *k.ready)
 
 
 def _letters(rows: Sequence[list[bytes]]) -> list[Letter]:

@@ -26,6 +26,7 @@ from broker.keys import QueueKeys, intake_keys
 from broker.new_message import NewMessage
 from broker.permission import PermittedScripts
 from broker.scripts import Argument
+from broker.server import unix_ms
 from broker.workers import unseen
 
 #: Events that can't become messages; the stream they came from has them as long as it likes.
@@ -159,7 +160,7 @@ class IntakeCommands:
         clock, reply = self._ask(stream, ("TIME",), read)
         rows = reply[0][1] if reply else []
         # The first command's clock: nobody's hold is longer than what was read after it.
-        return Handover([_event(row) for row in rows], _now_ms(clock) + lease_ms // 2)
+        return Handover([_event(row) for row in rows], unix_ms(clock) + lease_ms // 2)
 
     def stalled(self, source: Source, lease_ms: int, count: int) -> list[Stalled]:
         """Events whose consumer has said nothing for the lease."""
@@ -175,7 +176,7 @@ class IntakeCommands:
         clock, rows = self._ask(
             stream, ("TIME",), ("XCLAIM", stream, source.group, consumer, lease_ms, *ids)
         )
-        return Handover([_event(row) for row in rows if row], _now_ms(clock) + lease_ms // 2)
+        return Handover([_event(row) for row in rows if row], unix_ms(clock) + lease_ms // 2)
 
     def acknowledge(self, source: Source, event_ids: Sequence[str]) -> None:
         """The events are dealt with."""
@@ -247,7 +248,7 @@ class IntakeCommands:
         """
         key = self._keys(queue).taken(str(source))
         with translated():
-            until_ms = _now_ms(self._ask(key, ("TIME",))[0]) - age_ms
+            until_ms = unix_ms(self._ask(key, ("TIME",))[0]) - age_ms
             args = ("ZRANGE", key, "-inf", until_ms, "BYSCORE", "LIMIT", 0, limit)
             names = [_text(name) for name in self._client.execute_command(*args)]
         if not names:
@@ -303,11 +304,6 @@ def _source(name: str) -> Source:
 
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _now_ms(clock: Any) -> int:
-    seconds, micros = clock
-    return int(seconds) * 1000 + int(micros) // 1000
 
 
 def _event(row: Any) -> Event:

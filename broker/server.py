@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,7 +150,12 @@ def facts(client: Any) -> list[ServerFacts]:
 def time_ms(client: Any) -> int:
     """The server's clock, unix ms; of a cluster, that of some node. Raises as :func:`facts`."""
     with translated():
-        seconds, micros = client.time()
+        return unix_ms(client.time())
+
+
+def unix_ms(time: Sequence[Any]) -> int:
+    """What TIME replies, in one number."""
+    seconds, micros = time
     return int(seconds) * 1_000 + int(micros) // 1_000
 
 

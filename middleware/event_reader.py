@@ -223,10 +223,8 @@ class Reader:
             except _PASSING:
                 raise
             except Exception as error:
-                event, reason = (
-                    events[message.options["event_id"]],
-                    f"{type(error).__name__}: {error}",
-                )
+                event = events[message.options["event_id"]]
+                reason = f"{type(error).__name__}: {error}"
                 refused.append(self._aside(event, message.actor_name, reason))
         return refused
 
