@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -101,7 +102,7 @@ class Dashboard(DashboardApp):  # type: ignore[misc]  # theirs has no types
         self.templates.loader = theme.loader()
         self.templates.filters.update(FILTERS, key=key)
         self.templates.globals.update(
-            make_uri=self.uri, links=self.links, access=access, pages=self.pages
+            make_uri=self.uri, asset=self.asset, links=self.links, access=access, pages=self.pages
         )
         self._add_pages()
 
@@ -131,6 +132,11 @@ class Dashboard(DashboardApp):  # type: ignore[misc]  # theirs has no types
         given = {name: value for name, value in (params or {}).items() if value is not None}
         query = urlencode(given, errors="surrogateescape")
         return f"{self.prefix}/{path}" + (f"?{query}" if query else "")
+
+    def asset(self, name: str) -> str:
+        """The address of a file of ours: another one after each change, which browsers keep."""
+        digest = hashlib.sha256(self._files[name]).hexdigest()[:12]
+        return self.uri("static", name, params={"v": digest})
 
     # -- Theirs ----------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from dashboard.settings import DashboardSettings, Links
 from dashboard.throttle import Throttle
 from tests.dashboard.browser import SAME_ORIGIN, Browser
 from tests.dashboard.conftest import PASSWORD, SECRET, cheap_hash
+from tests.dashboard.test_speed import PAGES
 
 Audit = Callable[[], list[dict[str, Any]]]
 
@@ -36,15 +38,19 @@ def test_every_answer_forbids_scripts_frames_and_copies(browser: Browser) -> Non
     assert "no-store" not in browser.get("/static/headrace.js").headers["cache-control"]
 
 
-def test_no_page_has_a_script_or_a_style_within(browser: Browser, send: Actor[..., None]) -> None:
-    send.send("a")
-    for path in ("/", "/queues/mail/jobs", "/queues/mail/dead"):
+def test_no_page_has_a_script_or_a_style_within_or_anything_from_elsewhere(
+    browser: Browser, send: Actor[..., None]
+) -> None:
+    message = send.send("a")
+    for path in (*PAGES, f"/queues/mail/job?id={message.message_id}"):
         page = browser.page(path)
         assert "<style" not in page
         assert " style=" not in page
         assert page.count("<script") == page.count("<script src=") == 1
         assert "http:" not in page
         assert "https:" not in page
+    (style,) = re.findall(r'href="(/static/headrace.css[^"]*)"', page)
+    assert not re.search(r"url\(|@import", browser.page(style))
 
 
 @pytest.mark.parametrize(
@@ -359,7 +365,7 @@ def test_it_is_mounted_in_an_application_that_knows_its_users(
     assert browser.get("/jobs/").status_code == 401
     page = browser.get("/jobs/", x_known="1").text
     assert 'href="/jobs/queues/mail/jobs"' in page
-    assert 'src="/jobs/static/headrace.js"' in page
+    assert 'src="/jobs/static/headrace.js?v=' in page
     with pytest.raises(InvalidOption, match="prefix"):
         make_wsgi_middleware("jobs", broker, access=Access.by(identify))
 
