@@ -23,14 +23,14 @@
 --         {index, from 1, of what was taken and is a replay, ...}}; times unix ms. A replay is a sealed entry
 --         whose message has ended or was never enqueued
 -- Errors  none of its own
--- Cost    O(levels + count + promoted log N), at most 200 promoted a call
+-- Cost    O(levels + count + promoted log N), at most 100 promoted a call
 --@include bounds
 --@include clock
 --@include fields
 --@include record
 --@include bury
 --@include outbox
-local PROMOTED_PER_CALL = 200
+local PROMOTED_PER_CALL = 100
 local RELEASED_PAGE, RELEASED_PAGES = 64, 16  -- looked at for one that may be handed over
 local FIRST = 13  -- the lowest level's key
 

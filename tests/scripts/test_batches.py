@@ -175,3 +175,33 @@ def test_an_error_of_a_promotion_is_told(scripts: Scripts) -> None:
     scripts.client.set(scripts.keys.dead, "no sorted set")
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
         scripts.take()
+
+
+#: What the longest script may cost of the server's own time, which others' load does not touch.
+MOST_MS = 10
+
+
+def cpu_ms(scripts: Scripts) -> float:
+    times: Any = scripts.client.info("cpu")
+    return 1000 * float(times["used_cpu_user_main_thread"] + times["used_cpu_sys_main_thread"])
+
+
+def test_neither_the_largest_promotion_nor_the_largest_batch_takes_the_server_ten_ms(
+    own_scripts: Scripts,
+) -> None:
+    scripts, count, facts = own_scripts, 200, ["actor", "record", "error", "E" * 200]
+    names = [f"m{number}" for number in range(count)]
+    scripts.schedule(*(scripts.new(name, recorded=True) for name in names), delay_ms=0)
+    begin = cpu_ms(scripts)
+    handed = scripts.take(8)
+    assert cpu_ms(scripts) - begin < MOST_MS
+    assert 8 < len(scripts.ids()) < count, "the rest comes with the next fetch"
+    while more := scripts.take(count):
+        handed += more
+    assert len(handed) == count
+    burials = [
+        Settlement(one.lease, message_id(one), "", Bury("rejected", ""), facts) for one in handed
+    ]
+    begin = cpu_ms(scripts)
+    assert set(scripts.commands.settle(QUEUE, burials)) == {Settled.OK}
+    assert cpu_ms(scripts) - begin < MOST_MS

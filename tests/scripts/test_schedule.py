@@ -89,7 +89,7 @@ def test_a_fetch_promotes_a_bounded_number(scripts: Scripts) -> None:
     scripts.schedule(*(f"m{n}" for n in range(150)), delay_ms=0)
     scripts.schedule(*(f"n{n}" for n in range(150)), delay_ms=0)
     fetched = scripts.fetch(1)
-    assert scripts.client.zcard(scripts.keys.scheduled) == 100
+    assert scripts.client.zcard(scripts.keys.scheduled) == 200
     assert fetched.due_in_ms == 0
 
 
