@@ -11,6 +11,7 @@ from typing import Literal
 import pytest
 
 from broker.embedded import EmbeddedValkey
+from tests.ports import free_port
 
 ServerKind = Literal["valkey", "redis"]
 SERVER_KINDS: tuple[ServerKind, ...] = ("valkey", "redis")
@@ -32,7 +33,9 @@ def new_server(
     environment says that Redis is required.
     """
     binary = redis_binary() if kind == "redis" else None
-    return EmbeddedValkey(data_dir, appendonly=appendonly, config=config, binary=binary)
+    # The port stays free for it while it is away.
+    port = free_port()
+    return EmbeddedValkey(data_dir, port=port, appendonly=appendonly, config=config, binary=binary)
 
 
 def redis_binary() -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import queue
-import socket
 import ssl
 import threading
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import Any
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
+from tests.ports import free_port
 from tests.waiting import PATIENCE_S
 
 OK = "250 OK"
@@ -60,8 +60,8 @@ class MailServer:
             given = (data.login.decode(), data.password.decode())
             return AuthResult(success=given == login)
 
-        #: Where it listens.
-        self.port = _free_port()
+        #: Where it listens: aiosmtpd connects to the port it was told, so this is a real one.
+        self.port = free_port()
         self._controller = Controller(
             self.handler,
             hostname="127.0.0.1",
@@ -87,14 +87,6 @@ class MailServer:
     def empty(self) -> bool:
         """Whether all mails received were looked at."""
         return self.handler.received.empty()
-
-
-def _free_port() -> int:
-    # aiosmtpd connects to the port it was told, so it has to be told a real one.
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +12,7 @@ import redis
 from redis.cluster import ClusterNode
 
 from broker.embedded import HOST, EmbeddedServerFailed, EmbeddedValkey
+from tests.ports import free_port
 from tests.servers import ServerKind, new_server
 from tests.waiting import eventually
 
@@ -210,10 +210,3 @@ def _port_of(client: redis.Redis, slot: int) -> int | None:
     ranges: list[Any] = client.execute_command("CLUSTER SLOTS")
     served = (int(master[1]) for low, high, master, *_ in ranges if low <= slot <= high)
     return next(served, None)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -33,10 +33,11 @@ from broker import (
 )
 from broker import server as servers
 from broker.embedded import HOST, EmbeddedServerFailed, EmbeddedValkey
-from tests.cluster.clusters import Cluster, free_port
+from tests.cluster.clusters import Cluster
 from tests.cluster.conftest import ClusterBroker
 from tests.conftest import NewServer, StartWorker
 from tests.contract.recording import Seen
+from tests.ports import free_port
 from tests.servers import ServerKind
 from tests.waiting import PATIENCE_S
 

@@ -16,6 +16,7 @@ from broker import CertificateRefused, SettingsError, StreamsBroker
 from broker.settings import Settings
 from tests.certificates import Authority, Signed
 from tests.conftest import NewBroker, NewServer, StartWorker
+from tests.ports import free_port
 from tests.waiting import wait_for
 
 # The embedded server of the wheel is built without TLS.
@@ -34,9 +35,7 @@ def tls_server(own_server: NewServer, authority: Authority) -> TlsServer:
     """Start a server with this certificate; gives the port on which it speaks TLS alone."""
 
     def start(certificate: Signed, *, clients: str = "no") -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
+        port = free_port()
         own_server(
             config={
                 "tls-port": str(port),

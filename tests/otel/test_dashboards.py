@@ -14,7 +14,8 @@ from broker.embedded import EmbeddedValkey
 from broker.schedule import Schedule
 from otel.dashboards import FOLDER, files
 from tests.conftest import NewBroker
-from tests.otel.tools import Prometheus, free_port, load_yaml, prometheus
+from tests.otel.tools import Prometheus, load_yaml, prometheus
+from tests.ports import free_port
 from tests.processes import ROOT, Launcher
 from tests.waiting import eventually
 

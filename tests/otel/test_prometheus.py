@@ -20,6 +20,7 @@ from broker.errors import SettingsError
 from otel.prometheus import serve
 from otel.settings import PrometheusSettings
 from tests.conftest import NewBroker
+from tests.ports import free_port
 from tests.processes import ROOT, Launcher
 from tests.waiting import PATIENCE_S, eventually
 
@@ -50,15 +51,7 @@ def greet():
 @pytest.fixture
 def port() -> int:
     """The first of two ports that nobody uses."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            found = int(first.getsockname()[1])
-            try:
-                second.bind(("127.0.0.1", found + 1))
-            except OSError:
-                continue
-            return found
+    return free_port(in_a_row=2)
 
 
 @pytest.fixture

@@ -31,7 +31,8 @@ from middleware.scheduler import Scheduler
 from otel.gauges import QueueGauges
 from otel.sdk import FLUSH_S
 from tests.conftest import StartWorker
-from tests.otel.tools import free_port, load_yaml, run
+from tests.otel.tools import load_yaml, run
+from tests.ports import free_port
 from tests.processes import ROOT
 from tests.servers import redis_binary
 from tests.waiting import eventually

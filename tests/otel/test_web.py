@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import pytest
 
 from bench.otlp import Received, Receiver
 from broker.embedded import EmbeddedValkey
+from tests.ports import free_port
 from tests.processes import ROOT, Launcher
 from tests.waiting import PATIENCE_S, eventually
 
@@ -37,9 +37,7 @@ def environment(
 @pytest.fixture(params=["wsgi", "asgi"])
 def web(request: pytest.FixtureRequest, environment: dict[str, str]) -> Iterator[str]:
     """The example application on a port of its own; its URL."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     programs = {
         "wsgi": [str(EXAMPLES / "wsgi.py"), port],
         "asgi": ["-m", "uvicorn", "--app-dir", str(EXAMPLES), "--port", port, "asgi:application"],

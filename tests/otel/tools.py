@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import httpx
 import pytest
 from ruamel.yaml import YAML
 
+from tests.ports import free_port
 from tests.waiting import PATIENCE_S, eventually
 
 #: Set to 1 where a missing tool must fail the run instead of skipping the test.
@@ -44,12 +44,6 @@ def run(name: str, *arguments: str, cwd: Path | None = None) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Prometheus:
