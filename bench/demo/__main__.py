@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 import tempfile
@@ -16,20 +15,19 @@ from types import FrameType
 from rich.console import Console
 
 from bench.demo.access import Access, check_access
-from bench.demo.checks import check_all
-from bench.demo.control import add_to
-from bench.demo.flows import check_flows, plan
+from bench.demo.checks import Check, check_all
+from bench.demo.control import Control, add_to
+from bench.demo.evidence import Evidence
+from bench.demo.flows import Flows, check_flows, plan
 from bench.demo.report import Display, show_summary
 from bench.demo.run import Run, WorkersGone
-from bench.demo.sinks import HttpSink, SmtpSink
+from bench.demo.stage import Stage
 from bench.demo.telemetry import Telemetry
 from bench.demo.telemetry import show as show_trace
-from bench.demo.users import Brokers, Users
 from bench.demo.verify import verify
-from bench.demo.workers import NAMESPACE, SCHEDULER, WORKERS, Program, environment
-from bench.demo.workload import FLAKY_REFUSALS, FLAKY_TITLE, UNKNOWN_ADDRESS, Workload, build
+from bench.demo.workers import Program
+from bench.demo.workload import Workload, build
 from broker import StreamsBroker
-from broker.embedded import EmbeddedValkey
 from dashboard.serving import Server
 from dashboard.settings import DashboardSettings
 
@@ -84,82 +82,29 @@ def demo(
     flows = plan(scale)
     _store(folder / "storage", workload)
     with ExitStack() as stack:
-        users = Users(NAMESPACE)
-        access = {"aclfile": users.write(folder / "users.acl")}
-        server = stack.enter_context(
-            EmbeddedValkey(folder / "valkey", appendonly=True, config=access)
-        )
-        users.at(server.url)
-        mails = stack.enter_context(SmtpSink(unknown=frozenset({UNKNOWN_ADDRESS})))
-        pushes = stack.enter_context(HttpSink(refusals={FLAKY_TITLE: FLAKY_REFUSALS}))
-        environ = environment(
-            folder,
-            redis_url=users.url("worker"),
-            smtp_port=mails.port,
-            push_url=pushes.url,
-            base=os.environ,
-        )
         telemetry = None if spans is None else stack.enter_context(Telemetry(spans))
-        if telemetry is not None:
-            environ |= telemetry.environment
-        brokers = Brokers.build(environ, users)
-        stack.callback(brokers.close)
-        workers = stack.enter_context(Program(WORKERS, environ, folder / "workers.log"))
-        scheduler = stack.enter_context(
-            Program(
-                SCHEDULER,
-                {**environ, "REDIS_URL": users.url("scheduler")},
-                folder / "scheduler.log",
-            )
-        )
+        stage = Stage.up(stack, folder, {} if telemetry is None else telemetry.environment)
         display = Display(console)
-        run = Run(
-            workload,
-            control,
-            flows,
-            brokers,
-            workers,
-            scheduler,
-            mails,
-            pushes,
-            display,
-            folder=folder,
-            timeout_s=timeout_s,
-        )
+        run = Run(workload, control, flows, stage, display, folder=folder, timeout_s=timeout_s)
         try:
             with display.running():
                 run.drive()
-            trace = None if telemetry is None else telemetry.follow(brokers.producer)
+            trace = None if telemetry is None else telemetry.follow(stage.brokers.producer)
         except WorkersGone as gone:
             console.print(f"{gone}", style="bold red", markup=False)
-            _show_log(console, workers)
+            _show_log(console, stage.workers)
             return 1
-        worker_deaths = len(workers.deaths)
-        code = workers.stop()
+        worker_deaths, status = len(stage.workers.deaths), stage.workers.stop()
         evidence = run.gather()
-        control.gather(brokers.viewer, workload, workers.log, server.data_dir)
-        flows.gather(brokers, evidence)
-        seen = Access()
-        with _served(brokers.viewer, DashboardSettings(port=0)) as url:
-            seen.read_pages(url, evidence.leftovers)
-        seen.gather(users, evidence.history, workload.work[0].message.queue_name)
+        checks = _checked(stage, workload, control, flows, evidence)
         verdict = verify(workload, evidence)
-        checks = [
-            *check_all(workload, control, evidence),
-            check_flows(flows, evidence.storage),
-            check_access(seen),
-        ]
         verdict.faults.extend(
             f"{check.name}: {fault}" for check in checks for fault in check.faults
         )
-        if code != 0:
-            verdict.faults.append(f"workers: exit status {code} when asked to stop, expected 0")
+        if status != 0:
+            verdict.faults.append(f"workers: exit status {status} when asked to stop, expected 0")
         show_summary(
-            console,
-            workload,
-            evidence,
-            verdict,
-            checks,
+            *(console, workload, evidence, verdict, checks),
             worker_deaths=worker_deaths,
             elapsed_s=run.elapsed_s,
         )
@@ -169,11 +114,27 @@ def demo(
             show_trace(console, trace)
             console.print(f"{telemetry.write()} spans in {spans}", highlight=False)
         if verdict.faults:
-            _show_log(console, workers)
-        code = 1 if verdict.faults else 0
+            _show_log(console, stage.workers)
         if serves:
-            _serve(brokers.operator, console)
-        return code
+            _serve(stage.brokers.operator, console)
+        return 1 if verdict.faults else 0
+
+
+def _checked(
+    stage: Stage, workload: Workload, control: Control, flows: Flows, evidence: Evidence
+) -> list[Check]:
+    """What is there once the workers are gone, beside the evidence, checked."""
+    control.gather(stage.brokers.viewer, workload, stage.workers.log, stage.server.data_dir)
+    flows.gather(stage.brokers, evidence)
+    seen = Access()
+    with _served(stage.brokers.viewer, DashboardSettings(port=0)) as url:
+        seen.read_pages(url, evidence.leftovers)
+    seen.gather(stage.users, evidence.history, workload.work[0].message.queue_name)
+    return [
+        *check_all(workload, control, evidence),
+        check_flows(flows, evidence.storage),
+        check_access(seen),
+    ]
 
 
 def _serve(broker: StreamsBroker, console: Console) -> None:

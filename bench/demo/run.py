@@ -15,9 +15,8 @@ from bench.demo.flows import Flows
 from bench.demo.jobs import FIRED
 from bench.demo.journal import JournalReader
 from bench.demo.report import Display, Progress
-from bench.demo.sinks import HttpSink, SmtpSink
-from bench.demo.users import Brokers
-from bench.demo.workers import PROCESSES, Program
+from bench.demo.stage import Stage
+from bench.demo.workers import PROCESSES
 from bench.demo.workload import Job, Workload
 
 LOOK_EVERY_S = 0.1
@@ -39,11 +38,7 @@ class Run:
         workload: Workload,
         control: Control,
         flows: Flows,
-        brokers: Brokers,
-        workers: Program,
-        scheduler: Program,
-        mails: SmtpSink,
-        pushes: HttpSink,
+        stage: Stage,
         display: Display,
         *,
         folder: Path,
@@ -52,11 +47,9 @@ class Run:
         self._workload = workload
         self._control = control
         self._flows = flows
-        self._brokers = brokers
-        self._workers = workers
-        self._scheduler = scheduler
-        self._mails = mails
-        self._pushes = pushes
+        self._stage = stage
+        self._brokers = stage.brokers
+        self._workers = stage.workers
         self._display = display
         self._journal = JournalReader(folder / "journal.jsonl")
         self._started_s = time.monotonic()
@@ -98,7 +91,7 @@ class Run:
         )
         # Nothing that it fires is to be left at the end.
         self._wait("a fire of the scheduler", self._fired, at_most_s=CONTROL_S)
-        self._scheduler.stop()
+        self._stage.scheduler.stop()
         self._enqueue(work.killers)
         self._enqueue(work.neighbours)
         last = [*work.killers, *work.neighbours]
@@ -111,8 +104,8 @@ class Run:
         """Everything that is there, once the workers have stopped."""
         evidence, expected = self.evidence, self._workload.expected
         evidence.history.add(self._journal.read())
-        evidence.mails = self._mails.mails
-        evidence.pushes = self._pushes.pushes
+        evidence.mails = self._stage.mails.mails
+        evidence.pushes = self._stage.pushes.pushes
         evidence.entries = read_entries(
             self._brokers.operator, (each.user_id for each in expected.entries)
         )
@@ -183,8 +176,8 @@ class Run:
             done=sum(self.evidence.history.done(job.id) for job in jobs),
             dead=len(self._dead),
             total=len(jobs),
-            mails=len(self._mails.mails),
-            pushes=len(self._pushes.pushes),
+            mails=len(self._stage.mails.mails),
+            pushes=len(self._stage.pushes.pushes),
             worker_deaths=len(self._workers.deaths),
             elapsed_s=self.elapsed_s,
         )
