@@ -254,6 +254,7 @@ end
 
 -- After the server has lost all, a new entry may get the id of an old one in the same millisecond. The old
 -- one's message then has no record, or one that knows it elsewhere, which a copy may have as well.
+local REPLACED = "\239\191\189"  -- in place of bytes that are no text: such an id can't be compared
 local function is_anothers(s)
   local prior = s.prior
   if not prior or prior[1] and (not prior[4] or prior[4] == s[2] .. ":" .. s[3]) then
@@ -261,7 +262,7 @@ local function is_anothers(s)
   end
   local found = redis.call("XRANGE", KEYS[16 + s[2]], s[3], s[3])[1]
   local id = found and not field(found[2], "message") and field(found[2], "id")  -- an own encoder has its own id
-  return id and id ~= s[6]
+  return id and id ~= s[6] and not s[6]:find(REPLACED, 1, true)
 end
 
 local function fence(s)
