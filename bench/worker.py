@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import resource
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any, Literal
 
 import dramatiq
@@ -117,8 +119,18 @@ def drain(task: Task, broker: AnyBroker, counter: Counter) -> tuple[Worker, Drai
     if task.until == "empty":
         _join(task, broker)
     end = time.monotonic()
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return worker, Drained(begin, end, time.process_time() - cpu, counter.total(), peak_mb)
+    return worker, Drained(begin, end, time.process_time() - cpu, counter.total(), _peak_mb())
+
+
+def _peak_mb() -> float:
+    # Not by getrusage where there is another way: its peak outlives exec, so it would be that
+    # of the process which started this one, if that is larger.
+    try:
+        status = Path("/proc/self/status").read_text("ascii")
+    except FileNotFoundError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
+    return int(peak) / 1024
 
 
 def _start(task: Task, broker: AnyBroker) -> Worker:
