@@ -37,8 +37,7 @@ def build_broker(settings: Settings) -> StreamsBroker:
         namespace=settings.queue_prefix,
         middleware=[
             *telemetry.above,
-            *stack(settings, channels),
-            *telemetry.below,
+            *stack(settings, channels, innermost=telemetry.below),
             *([] if inline else protection(settings)),
         ],
         concurrency=settings.concurrency,

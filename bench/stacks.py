@@ -11,7 +11,7 @@ from broker.settings import Settings
 from middleware.stack import stack
 from otel.sdk import Service
 from otel.settings import ExportSettings, TelemetrySettings
-from otel.stack import layers
+from otel.stack import Layers, layers
 
 #: Dramatiq's own list, an empty one, the application's whole list, or one class of that alone.
 Stack: TypeAlias = Literal["default", "none", "production"] | str
@@ -27,21 +27,23 @@ def build(name: Stack, *, telemetry: bool = False) -> list[Middleware] | None:
     """A new list, with telemetry around it or without; None is Dramatiq's default."""
     if name == "default" and not telemetry:
         return None
-    made = _made(name)
-    if not telemetry:
-        return made
+    around = _telemetry() if telemetry else Layers()
+    return [*around.above, *_made(name, around.below)]
+
+
+def _telemetry() -> Layers:
     service = Service("bench", "worker", "production")
-    around = layers(TelemetrySettings(), service, ExportSettings.load())
-    return [*around.above, *made, *around.below]
+    return layers(TelemetrySettings(), service, ExportSettings.load())
 
 
-def _made(name: Stack) -> list[Middleware]:
+def _made(name: Stack, below: list[Middleware]) -> list[Middleware]:
     if name == "default":
-        return [each() for each in default_middleware]
+        return [*(each() for each in default_middleware), *below]
     if name == "none":
-        return []
-    whole = stack(_settings())
-    return whole if name == "production" else [m for m in whole if type(m).__name__ == name]
+        return below
+    if name == "production":
+        return stack(_settings(), innermost=below)
+    return [*(each for each in stack(_settings()) if type(each).__name__ == name), *below]
 
 
 def names() -> list[str]:

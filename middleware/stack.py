@@ -42,10 +42,13 @@ def protection(settings: Settings) -> list[Middleware]:
     return [Recycling(settings.recycling)] if wanted else []
 
 
-def stack(settings: Settings, channels: Sequence[Channel] = ()) -> list[Middleware]:
+def stack(
+    settings: Settings, channels: Sequence[Channel] = (), *, innermost: Sequence[Middleware] = ()
+) -> list[Middleware]:
     """A new list for a new broker; middleware is never shared between two.
 
-    ``channels`` are the ways by which notices of failures go out.
+    ``channels`` are the ways by which notices of failures go out; ``innermost`` is what has
+    nothing but the interrupts between itself and the job.
     """
     encryption = Encryption.from_settings(settings.encryption)
     notices = FailureNotices(channels, interval_ms=settings.notifications.interval)
@@ -62,13 +65,16 @@ def stack(settings: Settings, channels: Sequence[Channel] = ()) -> list[Middlewa
         AgeLimit(),  # before anything is spent on a message that is too old
         Flows(),  # above Validation: what a flow gives its steps is an argument like the others
         Validation(),  # below what may open or drop a message, before its clock starts
-        TimeLimit(),  # the clock starts before the job and stops after it
-        ShutdownNotifications(),  # beside TimeLimit: both interrupt the job's thread
         AsyncIO(),  # its loop runs before the first job; its place among messages is free
         RateLimits(),  # anywhere: it asks later than every before_ hook, right before the job
         Callbacks(),  # above Retries: it must see whether the message failed for good
         Pipelines(),  # above Retries as well: only a job that succeeded hands on its result
-        PolicyRetries(_policies(settings)),  # last: its after_ hook decides first, for all above
+        PolicyRetries(_policies(settings)),  # its after_ hook decides first, for all above
+        *innermost,
+        # last: both interrupt the job's thread, and what comes too late for the job must not
+        # hit a hook that holds a lock or settles what has ended
+        ShutdownNotifications(),
+        TimeLimit(),
     ]
 
 

@@ -23,6 +23,9 @@ class Layers:
 def layers(settings: TelemetrySettings, service: Service, export: ExportSettings) -> Layers:
     """New middleware for a new broker: ``[*above, *everything_else, *below]``.
 
+    What interrupts the job's thread goes behind even that: an interrupt that comes too late for
+    the job must not hit a lock of OpenTelemetry's.
+
     A process that is no worker is called by the role it has, whatever ``service`` says.
     """
     if not settings.enabled:

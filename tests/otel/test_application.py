@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import dramatiq
 import pytest
+from dramatiq.middleware import ShutdownNotifications, TimeLimit
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
@@ -19,7 +20,7 @@ from broker.settings import Settings
 from middleware.scheduler import Scheduler
 from middleware.stack import stack
 from otel.metrics import Metrics
-from otel.tracing import Tracing
+from otel.tracing import RunEnding, Tracing
 from pipelines.flow import Flow
 from pipelines.flows import start as start_flow
 from tests.conftest import NewBroker, StartWorker
@@ -41,7 +42,8 @@ def broker(
     """The application's list, between telemetry."""
     tracing = Tracing(tracer_provider=new_provider())
     metrics = Metrics(meter_provider=MeterProvider([reader]))
-    middleware = [tracing, *stack(Settings.load({})), metrics, tracing.ending]
+    innermost = [metrics, tracing.ending]
+    middleware = [tracing, *stack(Settings.load({}), innermost=innermost)]
     made = new_broker("streams", valkey_server.url, middleware=middleware)
     assert isinstance(made, StreamsBroker)
     return made
@@ -129,6 +131,12 @@ def test_a_job_that_a_shutdown_interrupts_is_released_and_keeps_its_attempt(
     assert endings([second]) == ["completed"]
     assert second.attributes["headrace.attempt"] == 1
     assert second.trace_id == first.trace_id
+
+
+def test_an_interrupt_too_late_for_its_job_hits_no_hook(broker: StreamsBroker) -> None:
+    """The last in the list hears of a job's end first: whom it may still interrupt hears later."""
+    last = [type(each) for each in broker.middleware[-3:]]
+    assert last == [RunEnding, ShutdownNotifications, TimeLimit]
 
 
 def test_what_a_schedule_sends_is_a_trace_of_its_own_linked_to_the_fire(
