@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points, version
 from typing import Any, Final
@@ -36,6 +36,12 @@ from otel.settings import ExportSettings, TelemetrySettings
 
 #: How long the end of a process waits for what is not exported yet, in seconds.
 FLUSH_S: Final = 3.0
+
+#: Spans that may wait for the exporter, and those that go at once, unless OTEL_BSP_* says other
+#: numbers. A span takes 4 kB: the SDK's 2,048 would be a tenth of a worker's memory, held as soon
+#: as a collector is away.
+_MOST_WAITING: Final = 512
+_BATCH: Final = 128
 
 _VIEWS: Final = tuple(
     View(
@@ -78,7 +84,7 @@ class Sdk:
         """
         resource = _resource(service)
         return cls(
-            _set_up_traces(resource, export.traces) if settings.enabled else None,
+            _set_up_traces(resource, export) if settings.enabled else None,
             _set_up_metrics(resource, settings, export)
             if settings.enabled and settings.metrics
             else None,
@@ -136,13 +142,16 @@ class ProcessSdk(Middleware):
             self._sdk.flush()
 
 
-def _set_up_traces(resource: Resource, exporters: Sequence[str]) -> TracerProvider | None:
-    if not exporters or not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+def _set_up_traces(resource: Resource, export: ExportSettings) -> TracerProvider | None:
+    if not export.traces or not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         return None
+    most, batch = (None, None) if export.sdks_batches else (_MOST_WAITING, _BATCH)
     provider = TracerProvider(resource=resource)
-    for name in exporters:
+    for name in export.traces:
         exporter = _load("opentelemetry_traces_exporter", "OTEL_TRACES_EXPORTER", name)
-        provider.add_span_processor(BatchSpanProcessor(exporter()))
+        provider.add_span_processor(
+            BatchSpanProcessor(exporter(), max_queue_size=most, max_export_batch_size=batch)
+        )
     trace.set_tracer_provider(provider)
     return provider
 

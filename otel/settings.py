@@ -22,6 +22,7 @@ _OF_HISTOGRAMS: Final = (
     "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
     "OTEL_METRICS_EXEMPLAR_FILTER",
 )
+_OF_BATCHES: Final = ("OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE")
 _PROTOCOLS: Final = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 
 
@@ -70,6 +71,8 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
     metrics: tuple[str, ...]
     #: Something is said of histograms that only the SDK's own know: temporality, exemplars.
     sdks_histograms: bool = False
+    #: Something is said of how many spans wait, and how many go at once.
+    sdks_batches: bool = False
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> ExportSettings:
@@ -85,6 +88,7 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
             traces=_exporters(environ, "traces"),
             metrics=_exporters(environ, "metrics"),
             sdks_histograms=any(value_of(environ, name) for name in _OF_HISTOGRAMS),
+            sdks_batches=any(value_of(environ, name) for name in _OF_BATCHES),
         )
 
 

@@ -173,6 +173,28 @@ def test_what_is_exported_is_what_the_variables_say(
     assert ExportSettings.load(environ) == ExportSettings(traces=traces, metrics=metrics)
 
 
+@pytest.mark.parametrize("name", ["OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE"])
+def test_whoever_says_how_many_spans_wait_is_obeyed(name: str) -> None:
+    assert not ExportSettings.load({}).sdks_batches
+    assert ExportSettings.load({name: "1000"}).sdks_batches
+
+
+def test_a_dead_collectors_spans_wait_only_up_to_a_bound(tmp_path: Path) -> None:
+    after = """\
+import os, sys, tracemalloc
+def run(times):
+    for _ in range(times):
+        trace.get_tracer("x").start_span("one", attributes={"text": "x" * 10_000 + str(_)}).end()
+run(2_000)
+tracemalloc.start()
+run(2_000)
+print(tracemalloc.get_traced_memory()[0] < (512 + 128) * 16_000)
+sys.stdout.flush()
+os._exit(0)  # or the exporter would try for seconds"""
+    environ = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
+    assert _run(tmp_path, environ | {"OTEL_METRICS_EXPORTER": "none"}, after=after) == "True\n"
+
+
 def test_a_protocol_without_an_exporter_is_refused() -> None:
     environ = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}
     with pytest.raises(SettingsError, match="OTEL_EXPORTER_OTLP_PROTOCOL.*grpc.*http/json"):
