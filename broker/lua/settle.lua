@@ -42,7 +42,6 @@
 --@include park
 --@include outbox
 --@include make_ready
---@include flow
 local now = now_ms()
 local job_prefix = KEYS[8]
 local kept, kept_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -65,11 +64,22 @@ local flows = {
   end,
 }
 
+-- What flows need is much, and most messages belong to none: it is there once one does.
+local function of_flows()
+--@include flow
+  return { place_here = place_here, advance = advance, write = write_flows }
+end
+local flowing = false
+
 -- A flow whose state lies in this slot goes on at once.
 local function go_on(place, state, result, error, facts)
-  local flow, number, message = place_here(flows, place)
+  if not place then
+    return
+  end
+  flowing = flowing or of_flows()
+  local flow, number, message = flowing.place_here(flows, place)
   if flow then
-    advance(flows, flow, number, message, state, result, error, facts and field(facts, "started"))
+    flowing.advance(flows, flow, number, message, state, result, error, facts and field(facts, "started"))
   else
     tell_flow(flows, place, state, result, error)
   end
@@ -314,7 +324,9 @@ if kept > 0 and completed > 0 then
     redis.call("PEXPIRE", job_prefix .. oldest[i], left, "XX")  -- one that lives again has no expiry
   end
 end
-write_flows(flows)
+if flowing then
+  flowing.write(flows)
+end
 if redis.call("EXISTS", KEYS[5]) == 1 then
   signals = signals + #settlements + notices + flows.added
 end
