@@ -154,12 +154,24 @@ def test_every_page_is_accessible_and_fits_a_phone(
     assert {name: width for name, width in widths.items() if width > PHONE["width"]} == {}
 
 
-def test_pages_are_kept_fresh(page: Page, scene: Scene) -> None:
+def test_pages_are_kept_fresh_and_say_so_when_they_are_not(
+    chromium: Chromium, site: Site, scene: Scene
+) -> None:
+    page = chromium.new_page(base_url=site[1])
+    page.clock.install()
     page.goto("/events")
     expect(page.get_by_text("9f8e7d-live")).to_have_count(0)
     payload = {"userId": "u1", "type": "in_app", "title": ""}
     scene.send.broker.enqueue(scene.send.message(payload).copy(message_id="9f8e7d-live"))
+    page.clock.fast_forward(3_000)
     expect(page.get_by_text("9f8e7d-live")).to_be_visible()
+    page.route("**/events", lambda route: route.fulfill(status=503))
+    page.clock.fast_forward(3_000)
+    expect(page.get_by_text("Not up to date")).to_be_visible()
+    page.unroute("**/events")
+    page.clock.fast_forward(3_000)
+    expect(page.get_by_text("Not up to date")).to_be_hidden()
+    page.close()
 
 
 def test_the_keyboard_is_enough(page: Page, scene: Scene) -> None:
