@@ -26,6 +26,8 @@ class Drain:
     cpu_us: float
     #: The largest peak of a worker's process, in MB.
     peak_mb: float
+    #: CPU time that a process's boot took before, in milliseconds.
+    boot_ms: float
 
 
 def drain(run: Run) -> list[Figure]:
@@ -42,7 +44,7 @@ def drain(run: Run) -> list[Figure]:
         done[peer].append(drained(run, peer, processes=1, known=True))
         run.say(f"{peer.name}, {peer.middleware} middleware: {done[peer][-1].jobs_s:,.0f} jobs/s")
     ours, stock, tuned, stub, ours_none, stock_none, stub_none = (
-        _typical(done[peer]) for peer in (*cases, *bare)
+        typical(done[peer]) for peer in (*cases, *bare)
     )
     rate, rate_none = ours.jobs_s, ours_none.jobs_s
     default, none = "drain, default middleware", "drain, no middleware"
@@ -53,8 +55,8 @@ def drain(run: Run) -> list[Figure]:
         jobs_a_second("drain-none", none, rate_none, stock_none.jobs_s, STOCK.name, 6),
         jobs_a_second("drain-none-memory", none, rate_none, stub_none.jobs_s, STUB.name),
         jobs_a_second("drain-none-bare", none, rate_none, median(floor), BARE),
-        _cpu("cpu-default", "worker's CPU a job, default middleware", ours, stock),
-        _cpu("cpu-none", "worker's CPU a job, no middleware", ours_none, stock_none),
+        cpu("cpu-default", "worker's CPU a job, default middleware", ours, stock, STOCK.name),
+        cpu("cpu-none", "worker's CPU a job, no middleware", ours_none, stock_none, STOCK.name),
     ]
 
 
@@ -64,7 +66,7 @@ def processes(run: Run) -> list[Figure]:
     for count in run.in_turns([1, 2]):
         done[count].append(drained(run, HEADRACE, processes=count, known=False))
         run.say(f"processes {count}: {done[count][-1].jobs_s:,.0f} jobs/s")
-    one, two = _typical(done[1]).jobs_s, _typical(done[2]).jobs_s
+    one, two = typical(done[1]).jobs_s, typical(done[2]).jobs_s
     title = "drain by two processes"
     return [jobs_a_second("drain-two-processes", title, two, one, "Headrace, one process", 1.4)]
 
@@ -108,7 +110,8 @@ def drained(
         raise MeasurementFailed(f"{peer.name} ran {ran} of {jobs} jobs")
     seconds = max(each.end for each in done) - min(each.begin for each in done)
     cpu_us = sum(each.cpu for each in done) / jobs * 1e6
-    return Drain(jobs / seconds, cpu_us, max(each.peak_mb for each in done))
+    peak_mb, boot_ms = max(each.peak_mb for each in done), max(each.boot_ms for each in done)
+    return Drain(jobs / seconds, cpu_us, peak_mb, boot_ms)
 
 
 def _read_bare_stream(run: Run) -> float:
@@ -121,21 +124,24 @@ def _read_bare_stream(run: Run) -> float:
     return jobs / seconds
 
 
-def _typical(drains: list[Drain]) -> Drain:
+def typical(drains: list[Drain]) -> Drain:
+    """The median of each."""
     return Drain(
         median(each.jobs_s for each in drains),
         median(each.cpu_us for each in drains),
         median(each.peak_mb for each in drains),
+        median(each.boot_ms for each in drains),
     )
 
 
-def _cpu(name: str, title: str, ours: Drain, stock: Drain) -> Figure:
+def cpu(name: str, title: str, ours: Drain, peer: Drain, peer_name: str) -> Figure:
+    """CPU time of the workers' processes a job, beside the peer's."""
     return Figure(
         name=name,
         title=title,
         ours=ours.cpu_us,
-        peer=stock.cpu_us,
-        peer_name=STOCK.name,
+        peer=peer.cpu_us,
+        peer_name=peer_name,
         unit="µs",
         better="less",
     )

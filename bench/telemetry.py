@@ -6,9 +6,8 @@ import socket
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from statistics import median
 
-from bench.drain import Drain, drained
+from bench.drain import Drain, cpu, drained, typical
 from bench.figure import Figure, at_most_times, jobs_a_second
 from bench.otlp import Receiver
 from bench.peers import HEADRACE
@@ -20,9 +19,9 @@ ALIVE = "the same, collector alive"
 
 def telemetry(run: Run) -> list[Figure]:
     """Spans of one trace in ten and all metrics over OTLP, around two lists of middleware."""
-    done = _drained(run)
-    rate = {name: median(each.jobs_s for each in drains) for name, drains in done.items()}
-    peak = {name: median(each.peak_mb for each in drains) for name, drains in done.items()}
+    one = {name: typical(drains) for name, drains in _drained(run).items()}
+    rate = {name: each.jobs_s for name, each in one.items()}
+    peak = {name: each.peak_mb for name, each in one.items()}
     title = "drain with telemetry"
     compared = (
         ("drain-telemetry", title, "alive", "without", WITHOUT, 0.75),
@@ -37,6 +36,18 @@ def telemetry(run: Run) -> list[Figure]:
         *(
             jobs_a_second(name, told, rate[ours], rate[other], other_name, times)
             for name, told, ours, other, other_name, times in compared
+        ),
+        cpu(
+            "cpu-telemetry", "worker's CPU a job, telemetry", one["alive"], one["without"], WITHOUT
+        ),
+        Figure(
+            name="boot-telemetry",
+            title="CPU of a process's boot, telemetry",
+            ours=one["alive"].boot_ms,
+            peer=one["without"].boot_ms,
+            peer_name=WITHOUT,
+            unit="ms",
+            better="less",
         ),
         Figure(
             name="memory-collector-away",

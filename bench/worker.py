@@ -55,6 +55,8 @@ class Drained(msgspec.Struct, frozen=True, tag=True):
     ran: int
     #: Resident memory at its peak.
     peak_mb: float
+    #: CPU time of the process's boot before it began, in milliseconds.
+    boot_ms: float
 
 
 class Started(msgspec.Struct, frozen=True, tag=True):
@@ -112,6 +114,7 @@ def declare(broker: AnyBroker, peer: Peer, counter: Counter) -> None:
 
 def drain(task: Task, broker: AnyBroker, counter: Counter) -> tuple[Worker, Drained]:
     """Start a worker and see it through its jobs."""
+    boot_ms = _boot(broker)
     cpu, begin = time.process_time(), time.monotonic()
     worker = _start(task, broker)
     if task.jobs is not None and not counter.reached.wait(PATIENCE_S):
@@ -119,7 +122,15 @@ def drain(task: Task, broker: AnyBroker, counter: Counter) -> tuple[Worker, Drai
     if task.until == "empty":
         _join(task, broker)
     end = time.monotonic()
-    return worker, Drained(begin, end, time.process_time() - cpu, counter.total(), _peak_mb())
+    cpu = time.process_time() - cpu
+    return worker, Drained(begin, end, cpu, counter.total(), _peak_mb(), boot_ms)
+
+
+def _boot(broker: AnyBroker) -> float:
+    # Dramatiq's command line does so before there is a worker.
+    begin = time.process_time()
+    broker.emit_after("process_boot")
+    return (time.process_time() - begin) * 1000
 
 
 def _peak_mb() -> float:
@@ -134,7 +145,6 @@ def _peak_mb() -> float:
 
 
 def _start(task: Task, broker: AnyBroker) -> Worker:
-    broker.emit_after("process_boot")
     worker = Worker(broker, worker_threads=task.threads)
     worker.start()
     return worker
@@ -161,6 +171,7 @@ def main() -> None:
     if not sys.stdin.readline():
         os._exit(1)
     if task.until == "told":
+        _boot(broker)
         worker = _start(task, broker)
     else:
         worker, drained = drain(task, broker, counter)
