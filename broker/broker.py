@@ -62,6 +62,11 @@ class StreamsBroker(Broker):
       max_message_bytes: encoded messages above it are refused; larger entries are buried.
       unknown_actor_grace: how long a message is retried that a later deploy may know.
       maintenance_chance: accepted for compatibility; maintenance is not left to chance here.
+
+    Attributes, beside RedisBroker's:
+      inspector, jobs, search, events, contents: what operators and applications ask and do.
+      producer, worker, rules: how it sends; this process as a worker; what holds for each queue.
+      commands, flows, schedule_commands: the scripts. A worker's repeat nothing by themselves.
     """
 
     def __init__(

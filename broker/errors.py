@@ -112,6 +112,13 @@ class Refused(HeadraceError, SkipMessage):
         self.reason: Reason = reason
 
 
+class AwaitsDeploy(Refused):
+    """A later deploy may know what to do with the message.
+
+    It is retried for the broker's ``unknown_actor_grace`` and then buried for ``reason``.
+    """
+
+
 class NotInline(HeadraceError, RuntimeError):
     """It needs the server, and jobs run inline here."""
 
@@ -124,13 +131,6 @@ class PickleRefused(HeadraceError):
 
     def __init__(self, where: str) -> None:
         super().__init__(f"{where}: must not be a PickleEncoder; its bodies run code when read")
-
-
-class AwaitsDeploy(Refused):
-    """A later deploy may know what to do with the message.
-
-    It is retried for the broker's ``unknown_actor_grace`` and then buried for ``reason``.
-    """
 
 
 class UnsupportedClient(HeadraceError, ValueError):
