@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -44,21 +44,13 @@ class WorkerInfo:
 
 
 def sights(client: Any, keys: QueueKeys) -> list[Sight]:
-    """The consumers of a queue's streams, those that hold what was handed back left out.
+    """The consumers of a queue's streams.
 
     Raises:
       BrokerConnectionError: the server can't be reached.
     """
     streams = (*keys.ready, keys.wake)
-    commands = [("XINFO", "CONSUMERS", stream, GROUP) for stream in streams]
-    found = []
-    with translated():
-        replies = pipeline(client, keys.wake, *commands)
-        for stream, reply in zip(streams, replies, strict=True):
-            for row in rows(reply):
-                if row[b"name"] != RELEASED:
-                    found.append(_sight(keys, stream, row))
-    return found
+    return [_sight(keys, streams[n], row) for n, row in _consumers(client, GROUP, streams)]
 
 
 def unseen(
@@ -67,19 +59,27 @@ def unseen(
     """The consumers that a server has not heard of for so long.
 
     Each with the number of its stream among the given ones, from 0, and of entries that it holds.
-    What holds what was handed back is none.
 
     Raises:
       BrokerConnectionError: the server can't be reached.
     """
+    return [
+        (number, row[b"name"], row[b"pending"])
+        for number, row in _consumers(client, group, streams)
+        if row[b"idle"] >= idle_ms
+    ]
+
+
+def _consumers(
+    client: Any, group: str, streams: Sequence[str]
+) -> Iterator[tuple[int, dict[bytes, Any]]]:
+    """What XINFO says of each, but of who holds what was handed back; with its stream's number."""
     commands = [("XINFO", "CONSUMERS", stream, group) for stream in streams]
     with translated():
-        return [
-            (number, row[b"name"], row[b"pending"])
-            for number, reply in enumerate(pipeline(client, streams[0], *commands))
-            for row in rows(reply)
-            if row[b"idle"] >= idle_ms and row[b"name"] != RELEASED
-        ]
+        for number, reply in enumerate(pipeline(client, streams[0], *commands)):
+            for row in rows(reply):
+                if row[b"name"] != RELEASED:
+                    yield number, row
 
 
 def gathered(sights: Iterable[Sight]) -> list[WorkerInfo]:
