@@ -43,3 +43,18 @@ def test_signals_that_nobody_reads_are_trimmed(scripts: Scripts) -> None:
 def test_a_queue_without_consumers_gets_one_signal_for_the_first(scripts: Scripts) -> None:
     scripts.commands.pause(QUEUE)
     assert scripts.signals() == 1
+
+
+def test_thousands_of_consumers_cost_a_change_no_more_than_a_thousand_signals(
+    own_scripts: Scripts,
+) -> None:
+    scripts = own_scripts
+    scripts.fetch()
+    pipe = scripts.client.pipeline(transaction=False)
+    for number in range(3_000):
+        pipe.xgroup_createconsumer(scripts.keys.wake, GROUP, f"gone-{number}")
+    pipe.execute()
+    scripts.client.config_resetstat()
+    assert scripts.commands.pause(QUEUE)
+    assert scripts.signals() == 1_000
+    assert "cmdstat_xinfo|consumers" not in scripts.client.info("commandstats"), "it tells of each"

@@ -15,10 +15,16 @@ local function signal_if_gated(control, wake, count)
 end
 
 -- More signals than there are consumers, so that every blocked one looks again, and one that is
--- about to block for the first time as well.
+-- about to block for the first time as well. Of more than so many the rest looks at its next fetch.
+local MOST_SIGNALS = 1000
 local function signal_all(wake)
-  local consumers = redis.pcall("XINFO", "CONSUMERS", wake, "workers")
-  local count = consumers.err and 1 or #consumers + 1
+  local groups, count = redis.pcall("XINFO", "GROUPS", wake), 1
+  local group = not groups.err and groups[1] or {}
+  for i = 1, #group, 2 do
+    if group[i] == "consumers" then
+      count = math.min(group[i + 1] + 1, MOST_SIGNALS)
+    end
+  end
   for _ = 1, count do
     redis.call("XADD", wake, "MAXLEN", math.max(SIGNALS_KEPT, count), "*", "s", "")
   end
