@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import dramatiq
 import msgspec
 import pytest
+from dramatiq import Actor
 
 import actors
 from actors.app import build_broker, settings
@@ -35,7 +37,8 @@ def application_broker(valkey_server: EmbeddedValkey, namespace: str) -> Iterato
     broker = build_broker(
         msgspec.structs.replace(settings, redis_url=valkey_server.url, queue_prefix=namespace)
     )
-    jobs = list(actors.broker.actors.values())
+    # The demo's are there too, once a test of its has been collected.
+    jobs = [job for job in actors.broker.actors.values() if _of_the_application(job)]
     for actor in jobs:
         actor.broker = broker
         broker.declare_actor(actor)
@@ -45,3 +48,7 @@ def application_broker(valkey_server: EmbeddedValkey, namespace: str) -> Iterato
         actor.broker = actors.broker
     dramatiq.set_broker(actors.broker)
     broker.close()
+
+
+def _of_the_application(job: Actor[..., Any]) -> bool:
+    return job.fn.__module__.partition(".")[0] == actors.__name__
