@@ -9,6 +9,7 @@ test of a script runs as a user who may do just that.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
@@ -124,9 +125,10 @@ def _defined(expression: str, code: str, position: int, depth: int = 0) -> list[
     if not re.fullmatch(r"\w+", expression) or depth > _DEEPEST:
         return [expression]
     name = rf"\b{expression}\b"
-    set_here = rf"^.*(?:{name} = |\blocal [\w, ]*{name}[\w, ]* = |\bfunction \w+\(.*{name}).*$"
-    lines = re.findall(set_here, code[:position], re.MULTILINE)
-    last = lines[-1] if lines else ""
+    set_here = re.compile(rf"{name} = |\blocal [\w, ]*{name}[\w, ]* = |\bfunction \w+\(.*{name}")
+    before = reversed(code[:position].splitlines())
+    # Looked for as text first: a worker's start waits for this.
+    last = next((line for line in before if expression in line and set_here.search(line)), "")
     if "part(keys" in last:
         return [last]
     function = re.search(rf"\bfunction (\w+)\((.*{name}.*)\)$", last)
@@ -134,11 +136,19 @@ def _defined(expression: str, code: str, position: int, depth: int = 0) -> list[
         return [expression]
     place = [each.strip() for each in function[2].split(",")].index(expression)
     meant: set[str] = set()
-    for call in re.finditer(rf"(?<!function )\b{function[1]}\(", code):
-        arguments = _arguments(code, call.end())
+    for start, end in _calls(function[1], code):
+        arguments = _arguments(code, end)
         if place < len(arguments):
-            meant.update(_defined(arguments[place], code, call.start(), depth + 1))
+            meant.update(_defined(arguments[place], code, start, depth + 1))
     return sorted(meant)
+
+
+def _calls(function: str, code: str) -> Iterator[tuple[int, int]]:
+    """Where each call of a function begins, and where its arguments do."""
+    for found in re.finditer(rf"{function}\(", code):
+        before = code[max(0, found.start() - len("function ")) : found.start()]
+        if before != "function " and not re.match(r"\w", before[-1:]):
+            yield found.span()
 
 
 def _keys_of(

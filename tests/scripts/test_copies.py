@@ -10,6 +10,7 @@ import pytest
 from broker.letter_commands import Redriven
 from broker.new_message import NewMessage
 from broker.outcome import Bury, Done, Outcome, Retry, Settled
+from broker.settlement import Settlement
 from tests.scripts.conftest import QUEUE, Scripts, fields_of
 
 MAX = 5
@@ -119,3 +120,17 @@ def test_the_record_tells_the_place_of_the_copy_that_was_handed_over_last(script
     for _ in range(2):
         (handed,) = scripts.take(1)
         assert scripts.record("m")[b"entry"] == b"0:" + handed.lease.entry_id
+
+
+def test_what_ends_after_the_record_was_purged_stays_on_record_with_every_copy(
+    scripts: Scripts,
+) -> None:
+    scripts.enqueue(scripts.new("m", recorded=True))
+    for _ in range(2):
+        scripts.enqueue(scripts.new("m", recorded=True, successor=True))
+    purged, *copies = scripts.take(3)
+    assert scripts.commands.purge(QUEUE, 1) == 1
+    ends = [Settlement(copy.lease, "m", "", Done(), ["actor", "record"]) for copy in copies]
+    assert scripts.commands.settle(QUEUE, ends) == [Settled.OK] * 2
+    assert scripts.settle(purged, Done()) is Settled.GONE
+    assert scripts.client.pttl(scripts.keys.job_prefix + "m") > 60_000

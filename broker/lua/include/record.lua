@@ -42,13 +42,14 @@ end
 
 -- What the end of a message has to know of its record.
 local function prior_of(record)
-  return redis.call("HMGET", record, "token", "others", "dedup", "entry", "flow", "started")
+  return redis.call("HMGET", record, "token", "others", "dedup", "entry", "flow", "started", "finished")
 end
 
 -- One copy of a message has ended: the record and the deduplication key end with the last one.
 -- `keys` has dedup, lapsing, job_prefix, events and recent, the index of the state; `facts` is a flat list
 -- of fields for the record, or false when no record is kept. Then, and for a message that was
--- enqueued without one (no `entry`), what stays says for a while that the id is not new.
+-- enqueued without one (no `entry`), what stays says for a while that the id is not new. A record that is
+-- kept stays so: of copies whose record was purged each but the first finds the one of the first.
 -- `begun` says that it ran: of one whose end was quicker than the word of its beginning both are told.
 -- `prior` is what `prior_of` says of its record, for whom has asked already.
 -- Returns the message's place in a flow when this was the last copy and it has one.
@@ -62,7 +63,7 @@ local function finish(keys, id, state, now, facts, reason, error, begun, prior)
     redis.call("HSET", record, "token", "")
   end
   -- The state comes first: by that whoever watches the server counts the ends.
-  if facts and (prior[4] or not prior[1]) then
+  if facts and (prior[4] or prior[7] or not prior[1]) then
     redis.call("HSET", record, "state", state, "finished", string.format("%d", now), unpack(facts))
     if keys.age_ms then
       redis.call("PEXPIRE", record, math.max(keys.age_ms, IDEMPOTENCY_MS))
