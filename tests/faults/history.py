@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from uuid import uuid4
 
 import redis
 from dramatiq import Message
+from dramatiq.errors import BrokerConnectionError
 
 from broker import StreamsBroker
 from broker.packing import unpack
@@ -219,10 +221,22 @@ class History:
         message: Message[None] = Message(
             queue_name=queue, actor_name=actor, args=args, kwargs={}, options=dict(options)
         )
-        self.broker.declare_queue(queue)
+        return self._enqueue(message, delay)
+
+    def insist(self, actor: str, *args: object) -> str:
+        """As :meth:`send`, the same message again and again until the server has acknowledged it."""
+        message: Message[None] = Message(
+            queue_name="work", actor_name=actor, args=args, kwargs={}, options={}
+        )
+        while True:
+            with suppress(BrokerConnectionError):
+                return self._enqueue(message, None)
+
+    def _enqueue(self, message: Message[None], delay: int | None) -> str:
+        self.broker.declare_queue(message.queue_name)
         self.attempted.add(message.message_id)
         self.broker.enqueue(message, delay=delay)
-        self.acknowledged[message.message_id] = queue
+        self.acknowledged[message.message_id] = message.queue_name
         return message.message_id
 
     def send_many(

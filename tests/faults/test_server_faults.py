@@ -76,8 +76,8 @@ def test_23_a_frozen_server_repeats_a_job_once_at_most_and_doubles_no_enqueue(
     effects.take(4, "started")
     history.injure()
     with ThreadPoolExecutor(4) as callers, frozen(hurt.pid):
-        # Enqueued into the silence: redis-py gives up after 5 s and sends it again.
-        sent = [callers.submit(history.send, "short", f"silent {number}") for number in range(4)]
+        # Enqueued into the silence: the client gives up after 5 s and sends it again, once.
+        sent = [callers.submit(history.insist, "short", f"silent {number}") for number in range(4)]
         threading.Event().wait(seconds)
     ids = [each.result() for each in sent]
     # A read that its consumer gave up may still be executed: what it took waits for its lease.
