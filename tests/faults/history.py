@@ -224,7 +224,7 @@ class History:
         return self._enqueue(message, delay)
 
     def insist(self, actor: str, *args: object) -> str:
-        """As :meth:`send`, the same message again and again until the server has acknowledged it."""
+        """As :meth:`send`, the same message again until the server has acknowledged it."""
         message: Message[None] = Message(
             queue_name="work", actor_name=actor, args=args, kwargs={}, options={}
         )
