@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import select
 import subprocess
 import termios
@@ -26,15 +27,16 @@ class Terminal:
     def press(self, keys: str) -> None:
         os.write(self._side, keys.encode())
 
-    def until(self, text: str) -> str:
-        """Wait until the text is shown; what was shown with it.
+    def until(self, text: str | re.Pattern[str]) -> str:
+        """Wait until the text, or what fits the pattern, is shown; what was shown with it.
 
         Raises:
           AssertionError: it is not within the patience of a test, or the program has ended.
         """
         since = len(self.shown)
         deadline = time.monotonic() + PATIENCE_S
-        while text not in self.shown[since:]:
+        wanted = re.compile(re.escape(text)) if isinstance(text, str) else text
+        while not wanted.search(self.shown, since):
             left = deadline - time.monotonic()
             assert left > 0, f"{text!r} was not shown: {self.shown[since:]!r}"
             assert self._read(left), f"it ended without {text!r}: {self.shown[since:]!r}"

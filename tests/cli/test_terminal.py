@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -70,7 +71,7 @@ def test_an_interrupted_redrive_shows_how_far_it_came_and_goes_on(
     buried(broker, "mail", ["no such address"] * count)
     redrive = [HEADRACE, "dead", "redrive", "mail"]
     with at_terminal([*redrive, "--per-second=20"], environment) as terminal:
-        terminal.until("10/40")
+        terminal.until(re.compile(r"\b[1-9]\d?/40"))  # a busy machine does not show every number
         terminal.press(CTRL_C)
         assert terminal.ended() == Exit.INTERRUPTED
     assert "the same command goes on with the rest" in terminal.shown
