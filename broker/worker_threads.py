@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from broker.burial import burial_of_doomed
@@ -73,8 +74,9 @@ class WorkerThreads:
         self.courier.revive()
 
     def stop(self) -> None:
-        """Write and deliver what is left, for a few seconds if that takes so long."""
+        """Write and deliver what is left, for a few seconds in all if that takes so long."""
+        deadline = time.monotonic() + _FLUSH_S
         self.settler.stop(_FLUSH_S)
-        self.courier.stop(_FLUSH_S)
+        self.courier.stop(max(0.0, deadline - time.monotonic()))
         self.keeper.stop()
         self._cancel_listener.stop()
