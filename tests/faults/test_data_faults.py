@@ -126,6 +126,8 @@ def test_48_what_is_over_the_limit_is_refused_at_the_producer_and_buried_unread_
     assert refused.fields["args"].decode() == large["args"], "it was never parsed: it is no JSON"
     assert failed.reason == "retries_exhausted"
     assert len(failed.attempts) == 2, "its retry may be larger than what was sent"
+    history.settle_down()
+    history.check(failures=0)
 
 
 def _text(key: bytes | str) -> str:
