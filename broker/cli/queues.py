@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Annotated, Final
 
 import typer
@@ -78,33 +79,38 @@ def show_queue(ctx: typer.Context, queue: Queue, as_json: AsJson = False) -> Non
 @app.command()
 def pause(ctx: typer.Context, queue: Queue, as_json: AsJson = False) -> None:
     """Start no more jobs of a queue; enqueueing goes on."""
-    inspector = broker_of(ctx).inspector
-    changed = inspector.pause(known(inspector, queue))
-    said({"changed": changed}, as_json, "paused" if changed else "was paused already")
+    _switch(ctx, queue, as_json, Inspector.pause, "paused", "was paused already")
 
 
 @app.command()
 def resume(ctx: typer.Context, queue: Queue, as_json: AsJson = False) -> None:
     """End a pause."""
-    inspector = broker_of(ctx).inspector
-    changed = inspector.resume(known(inspector, queue))
-    said({"changed": changed}, as_json, "resumed" if changed else "was not paused")
+    _switch(ctx, queue, as_json, Inspector.resume, "resumed", "was not paused")
 
 
 @app.command("close")
 def close(ctx: typer.Context, queue: Queue, as_json: AsJson = False) -> None:
     """Take nothing more from producers; what is there runs, and what its jobs send."""
-    inspector = broker_of(ctx).inspector
-    changed = inspector.close(known(inspector, queue))
-    said({"changed": changed}, as_json, "closed" if changed else "was closed already")
+    _switch(ctx, queue, as_json, Inspector.close, "closed", "was closed already")
 
 
 @app.command("open")
 def open_queue(ctx: typer.Context, queue: Queue, as_json: AsJson = False) -> None:
     """Take messages from producers again."""
+    _switch(ctx, queue, as_json, Inspector.open, "opened", "was not closed")
+
+
+def _switch(
+    ctx: typer.Context,
+    queue: str,
+    as_json: bool,
+    change: Callable[[Inspector, str], bool],
+    done: str,
+    otherwise: str,
+) -> None:
     inspector = broker_of(ctx).inspector
-    changed = inspector.open(known(inspector, queue))
-    said({"changed": changed}, as_json, "opened" if changed else "was not closed")
+    changed = change(inspector, known(inspector, queue))
+    said({"changed": changed}, as_json, done if changed else otherwise)
 
 
 @app.command("set")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 from dramatiq_dashboard.http import Response, redirect
@@ -11,7 +12,7 @@ from broker.limits import QueueLimit
 from broker.search import By
 from dashboard.charts import charts, span
 from dashboard.pages.base import Pages, Routes, asked
-from dashboard.web import BadRequest, Context, Done, PageRequest, action, page
+from dashboard.web import BadRequest, Context, Done, Outcome, PageRequest, action, page
 
 
 class QueuePages(Pages):
@@ -56,27 +57,25 @@ class QueuePages(Pages):
 
     @action("pause")
     def pause(self, request: PageRequest) -> Done:
-        queue = self.known(request.form("queue"))
-        done = self.inspector.pause(queue)
-        return Done(self._uri(queue), "done" if done else "was paused already")
+        return self._switch(request, self.inspector.pause, "was paused already")
 
     @action("resume")
     def resume(self, request: PageRequest) -> Done:
-        queue = self.known(request.form("queue"))
-        done = self.inspector.resume(queue)
-        return Done(self._uri(queue), "done" if done else "was not paused")
+        return self._switch(request, self.inspector.resume, "was not paused")
 
     @action("close")
     def close(self, request: PageRequest) -> Done:
-        queue = self.known(request.form("queue"))
-        done = self.inspector.close(queue)
-        return Done(self._uri(queue), "done" if done else "was closed already")
+        return self._switch(request, self.inspector.close, "was closed already")
 
     @action("open")
     def open(self, request: PageRequest) -> Done:
+        return self._switch(request, self.inspector.open, "was not closed")
+
+    def _switch(
+        self, request: PageRequest, change: Callable[[str], bool], otherwise: Outcome
+    ) -> Done:
         queue = self.known(request.form("queue"))
-        done = self.inspector.open(queue)
-        return Done(self._uri(queue), "done" if done else "was not closed")
+        return Done(self._uri(queue), "done" if change(queue) else otherwise)
 
     @action("limit")
     def limit(self, request: PageRequest) -> Done:
