@@ -140,7 +140,7 @@ class Commands(RecordCommands, LetterCommands, LimitCommands, NoticeCommands, Op
             keys += [key for level, key in enumerate(k.ready) if level not in streams]
             keys.append(k.scheduled)
         with _refusing(queue, max_depth):
-            known = self._run("enqueue", keys, token, _most(max_depth, inner), *packed)
+            known = self._run("enqueue", keys, token, max_depth, int(inner), *packed)
         return [id.decode() for id in known]
 
     def schedule(
@@ -175,7 +175,7 @@ class Commands(RecordCommands, LetterCommands, LimitCommands, NoticeCommands, Op
             *(k.ready if max_depth else ()),
         )
         with _refusing(queue, max_depth):
-            known = self._run("schedule", keys, token, delay_ms, _most(max_depth, inner), *packed)
+            known = self._run("schedule", keys, token, delay_ms, max_depth, int(inner), *packed)
         return [id.decode() for id in known]
 
     def fetch(
@@ -317,11 +317,6 @@ def _hand_back(k: QueueKeys) -> tuple[str, ...]:
         *(k.dead, k.dead_messages, k.wake, k.dedup, k.job_prefix),
         *(k.events, k.recent("dead"), k.recent("cancelled"), k.outbox, k.lapsing),
     )
-
-
-def _most(max_depth: int, inner: bool) -> int:
-    """As ``closed.lua`` reads it."""
-    return -max_depth - 1 if inner else max_depth
 
 
 @contextmanager

@@ -9,8 +9,9 @@
 -- KEYS[7..] ready     STREAM  of the levels that the messages go to; of a bounded queue then the other levels
 --           and last the scheduled ZSET
 -- ARGV[1] token       str     names this attempt: a repeat with the same token changes nothing
--- ARGV[2] most        int     messages that the queue may hold; 0: any number; see closed.lua
--- ARGV[3..] message   msgpack [id, stream from 0, its level, claim, successor, recorded, [field, value, ...]]
+-- ARGV[2] most        int     messages that the queue may hold; 0: any number
+-- ARGV[3] inner       0|1     a job sends them: a closed queue takes that
+-- ARGV[4..] message   msgpack [id, stream from 0, its level, claim, successor, recorded, [field, value, ...]]
 -- Returns for each message the id it is known by: its own, or the holder of its deduplication key
 -- Errors  BADARG no such stream, or fields that are no pairs; FULL the depth; CLOSED; nothing written
 -- Cost    O(1) a message, and O(levels) for a bounded queue
@@ -25,8 +26,9 @@
 --@include closed
 local keys = { dedup = KEYS[3], lapsing = KEYS[4], job_prefix = KEYS[5], events = KEYS[6] }
 local token, job_prefix = ARGV[1], KEYS[5]
+local most, inner = tonumber(ARGV[2]), ARGV[3] == "1"
 local messages = {}
-for i = 3, #ARGV do
+for i = 4, #ARGV do
   local message = cmsgpack.unpack(ARGV[i])
   if not KEYS[7 + message[2]] then
     return redis.error_reply("BADARG stream " .. tostring(message[2]))
@@ -35,9 +37,8 @@ for i = 3, #ARGV do
   if not are_pairs(parts) then
     return redis.error_reply("BADARG fields " .. parts)
   end
-  messages[i - 2] = message
+  messages[i - 3] = message
 end
-local most, inner = bound_of(tonumber(ARGV[2]))
 local gated = redis.call("EXISTS", KEYS[2]) == 1
 if gated and not inner and refuses(KEYS[2], token, job_prefix, messages[1] and messages[1][1]) then
   return redis.error_reply("CLOSED")

@@ -12,8 +12,9 @@
 -- KEYS[10..] ready    STREAM  of a bounded queue: one a level
 -- ARGV[1] token       str     names this attempt: a repeat with the same token changes nothing
 -- ARGV[2] delay       int     ms from now, by the server's clock
--- ARGV[3] most        int     messages that the queue may hold; 0: any number; see closed.lua
--- ARGV[4..] message   msgpack [id, claim, successor, recorded, replaces, actor, packed fields]
+-- ARGV[3] most        int     messages that the queue may hold; 0: any number
+-- ARGV[4] inner       0|1     a job sends them: a closed queue takes that
+-- ARGV[5..] message   msgpack [id, claim, successor, recorded, replaces, actor, packed fields]
 -- Returns for each message the id it is known by: its own, or the holder of its deduplication key
 -- Errors  BADARG the delay is no number; FULL the depth; CLOSED; nothing written
 -- Cost    O(log N) a message, N scheduled, and O(levels) for a bounded queue
@@ -28,11 +29,11 @@ local token, delay, job_prefix = ARGV[1], tonumber(ARGV[2]), KEYS[6]
 if not delay or not (delay > -(2 ^ 53) and delay < 2 ^ 53) then
   return redis.error_reply("BADARG delay")
 end
+local most, inner = tonumber(ARGV[3]), ARGV[4] == "1"
 local messages = {}
-for i = 4, #ARGV do
-  messages[i - 3] = cmsgpack.unpack(ARGV[i])
+for i = 5, #ARGV do
+  messages[i - 4] = cmsgpack.unpack(ARGV[i])
 end
-local most, inner = bound_of(tonumber(ARGV[3]))
 if not inner and refuses(KEYS[9], token, job_prefix, messages[1] and messages[1][1]) then
   return redis.error_reply("CLOSED")
 end

@@ -76,7 +76,7 @@ def test_a_refused_schedule_writes_nothing(scripts: Scripts, wrong: str) -> None
         *(k.job_prefix, k.events, k.recent("cancelled"), k.control),
     )
     good = pack_array(("m", "", False, pack(fields_of("m"))))
-    args = ("nan", 0, good) if wrong == "delay" else (1_000, 0, good, b"\xc1")
+    args = ("nan", 0, 0, good) if wrong == "delay" else (1_000, 0, 0, good, b"\xc1")
     with pytest.raises(redis.ResponseError):
         scripts.run("schedule", keys, "t", *args)
     assert scripts.snapshot() == {}

@@ -146,7 +146,7 @@ def test_a_wrong_stream_is_refused_and_nothing_written(scripts: Scripts) -> None
     bad = pack_texts(("bad", 1, 1, False, False, True, fields_of("bad")))
     keys = (k.wake, k.control, k.dedup, k.lapsing, k.job_prefix, k.events, k.ready[0])
     with pytest.raises(redis.ResponseError, match="BADARG stream 1"):
-        scripts.run("enqueue", keys, "t", 0, good, bad)
+        scripts.run("enqueue", keys, "t", 0, 0, good, bad)
     assert scripts.snapshot() == {}
 
 

@@ -62,7 +62,7 @@ def test_a_delay_that_is_no_number_is_refused_and_nothing_written(scripts: Scrip
         *(k.job_prefix, k.events, k.recent("cancelled"), k.control),
     )
     with pytest.raises(redis.ResponseError, match="BADARG delay"):
-        scripts.run("schedule", keys, "t", "soon", 0, pack(fields_of("m")))
+        scripts.run("schedule", keys, "t", "soon", 0, 0, pack(fields_of("m")))
     assert scripts.snapshot() == {}
 
 
