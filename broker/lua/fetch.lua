@@ -141,8 +141,8 @@ end
 
 local function bury_undecodable(id, packed)
   if packed then
-    local dedup = redis.call("HGET", job_prefix .. id, "dedup") or ""
-    local evidence = { reason = "undecodable", error = "no packed entry", deliveries = 0, level = 0, dedup = dedup }
+    local evidence = { reason = "undecodable", error = "no packed entry", deliveries = 0, level = 0 }
+    evidence.dedup = held_key(job_prefix .. id)
     bury(KEYS[5], KEYS[6], id, "scheduled", now, evidence, { "packed", packed })
   end
   local keys = { dedup = KEYS[7], job_prefix = job_prefix, events = KEYS[9], recent = KEYS[10] }

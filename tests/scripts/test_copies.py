@@ -114,6 +114,22 @@ def test_a_message_of_another_language_sent_again_is_live(scripts: Scripts) -> N
     assert not expires(scripts, "m")
 
 
+@pytest.mark.parametrize("ends_first", [0, 1])
+def test_a_copy_that_dies_after_its_message_has_ended_holds_no_key(
+    scripts: Scripts, ends_first: int
+) -> None:
+    scripts.client.xadd(scripts.keys.ready[0], {"id": "m"})  # another language's: nobody counts it
+    scripts.enqueue(scripts.new("m", key="k"))
+    copies = scripts.take()
+    scripts.settle(copies[ends_first], Done())
+    assert scripts.dedup() == {}
+    scripts.release(copies[1 - ends_first], MAX)
+    scripts.take(consumer="vanished")
+    assert scripts.commands.reclaim_consumer(QUEUE, 0, "vanished", MAX, 10) == (0, 1)
+    evidence, _ = scripts.letter("m")
+    assert evidence[b"dedup"] == b""
+
+
 def test_the_record_tells_the_place_of_the_copy_that_was_handed_over_last(scripts: Scripts) -> None:
     scripts.enqueue(scripts.new("m", recorded=True))
     scripts.enqueue(scripts.new("m", recorded=True, successor=True))

@@ -1,3 +1,10 @@
+-- The deduplication key that a message holds, or "". Its end has freed the key, though the record still
+-- names it: a copy that dies after that is no holder, and its redrive must not become one.
+local function held_key(record)
+  local prior = redis.call("HMGET", record, "state", "dedup")
+  return not prior[1] and prior[2] or ""
+end
+
 -- Move a message to the dead letters; the caller removes the source afterwards. Returns its id there.
 -- The value is one msgpack array of strings: eleven pairs of evidence, then the entry's fields.
 -- `evidence` has reason, error, deliveries, level, dedup (the message's deduplication key or "") and,

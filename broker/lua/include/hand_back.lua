@@ -5,7 +5,7 @@
 -- letters.
 -- Somebody is told of the dead of the actors in `told_of`, a set, which no script can do: what is to
 -- be buried of theirs is left to `spare`, called with an entry and its fields.
--- Needs now_ms, bury, finish, field, tell_flow and note_lost. Returns the numbers released and ended.
+-- Needs now_ms, bury, held_key, finish, field, tell_flow and note_lost. Returns the numbers released and ended.
 local function hand_back(keys, entries, max_deliveries, level, told_of, spare)
   local released, ended, now = 0, 0, now_ms()
   local job_prefix = keys.job_prefix
@@ -47,7 +47,7 @@ local function hand_back(keys, entries, max_deliveries, level, told_of, spare)
           error = "delivered " .. deliveries .. " times and never settled: it may kill its worker",
           deliveries = deliveries,
           level = level,
-          dedup = message and redis.call("HGET", job_prefix .. message, "dedup") or "",
+          dedup = message and held_key(job_prefix .. message) or "",
           actor = field(found[2], "actor") or "",
           lost = message and redis.call("HGET", job_prefix .. message, "lost") or "",
         }
