@@ -27,6 +27,7 @@ ErrorType = Annotated[str | None, typer.Option(help="The class of the exception.
 ErrorPart = Annotated[str | None, typer.Option("--error", help="A part of the error's text.")]
 OlderThan = Annotated[int | None, typer.Option(min=0, help="Ms since death, at the least.")]
 YoungerThan = Annotated[int | None, typer.Option(min=0, help="Ms since death, at the most.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many it would be.")]
 
 
 @app.command("ls")
@@ -113,7 +114,7 @@ def redrive(
     older_than: OlderThan = None,
     younger_than: YoungerThan = None,
     per_second: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would move.")] = False,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Send dead letters back to their queue as new: these, or all that the options match.
@@ -143,7 +144,7 @@ def purge(
     error: ErrorPart = None,
     older_than: OlderThan = None,
     younger_than: YoungerThan = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
