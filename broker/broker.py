@@ -13,6 +13,7 @@ from dramatiq.broker import Broker, Consumer
 from dramatiq.errors import QueueJoinTimeout
 from dramatiq.message import Message
 from dramatiq.middleware import Middleware, MiddlewareError
+from dramatiq.worker import Worker
 
 from broker import clients, evidence
 from broker.checks import check_int, check_text
@@ -234,7 +235,7 @@ class StreamsBroker(Broker):
 
     def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
         if signal == "worker_boot":
-            self._boot()
+            self._boot(*args)
         elif signal == "worker_shutdown":
             self.worker.draining.set()
         elif signal == "process_message":
@@ -280,11 +281,11 @@ class StreamsBroker(Broker):
         else:
             self.logger.critical(text, signal, middleware, exc_info=True)
 
-    def _boot(self) -> None:
+    def _boot(self, worker: Worker | None) -> None:
         self.codec.refuse_pickle()
         hide_sealed()
         self.worker.look_at_server()
         client = clients.derive(self.client, socket_timeout=5.0)
         self.commands = Commands(client, self.namespace, self.max_priority, repeat=False)
         self.flows = FlowCommands(client, self.namespace, self.max_priority, repeat=False)
-        self.worker.boot()
+        self.worker.boot(worker)

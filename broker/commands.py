@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import msgspec
 import redis
 
 from broker import packing
@@ -30,8 +31,7 @@ _ALL = Keep()
 _REAPED_PER_CALL = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Handed:
+class Handed(msgspec.Struct, frozen=True):
     """One entry as handed over; ``fields`` is flat."""
 
     lease: Lease
@@ -187,11 +187,14 @@ class Commands(RecordCommands, LetterCommands, LimitCommands, NoticeCommands, Op
         lowest_first: bool,
         suspects: int,
         taken: Sequence[Handed] = (),
+        tell: bool = True,
         signals: Sequence[bytes],
     ) -> Fetched:
         """Promote what is due and take up to ``count`` entries, ``suspects`` of them suspects.
 
-        ``taken`` is what the consumer got by a blocked read: their records are told.
+        ``taken`` is what the consumer has already: their records are told that they have begun.
+        Those of what comes for the first time are told if ``tell``; else a later fetch does so
+        or their settlements.
         """
         k = self.keys(queue)
         keys = (
@@ -200,9 +203,8 @@ class Commands(RecordCommands, LetterCommands, LimitCommands, NoticeCommands, Op
             *k.ready,
         )
         noted = _pack([(it.lease.level, it.lease.entry_id, it.fields) for it in taken])
-        now, due, gated, rows, replays = self._run(
-            "fetch", keys, consumer, count, int(lowest_first), suspects, noted, *signals
-        )
+        fixed = (consumer, count, int(lowest_first), suspects, noted, int(tell))
+        now, due, gated, rows, replays = self._run("fetch", keys, *fixed, *signals)
         handed = [
             Handed(Lease(level, id, deliveries, consumer), fields, bool(replay))
             for level, id, deliveries, fields, replay in rows

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import redis
 from dramatiq.broker import Consumer, MessageProxy
 from dramatiq.errors import DecodeError
 from dramatiq.logging import get_logger
 
 from broker import entry, evidence
+from broker.ahead import STALE_MS
 from broker.commands import Fetched, Handed
 from broker.delivery import Delivery, Lease
 from broker.direct import pipeline
@@ -47,53 +49,92 @@ class StreamsConsumer(Consumer):
         self._worker = broker.worker
         self._in_flight = self._worker.in_flight(queue_name)
         self._in_flight.begin_taking()
-        self._limit = self._in_flight.limit(prefetch)
+        self._ahead = self._worker.ahead(queue_name, prefetch)
         self._keys = broker.commands.keys(queue_name)
         self._fetches = 0
         #: Blocked reads in a row that brought nothing, while nothing is scheduled.
         self._quiet = 0
         self._gated = False
         self._signals: list[bytes] = []
-        #: What blocked reads brought, until the next fetch tells it to the records.
-        self._taken: list[Handed] = []
+        #: What it has and the records were not told of, with the time from which they are.
+        self._untold: list[tuple[float, Handed]] = []
         self._idle = threading.Event()
 
     def __next__(self) -> MessageProxy | None:
-        delivery = self._in_flight.next(self._limit)
+        delivery = self._in_flight.next()
         if delivery is not None:
             return delivery
         self._worker.revive()
+        self._hand_back_surplus()
         if self._worker.draining.is_set():
             self._in_flight.stop_taking()
             self._idle.wait(min(self.timeout, 100) / 1000)
             return None
-        room = self._in_flight.wait_for_room(self._limit, 1, 0)
-        if room <= 0 and self._taken:
-            self._ask(0, suspects=0)
-        room = self._in_flight.wait_for_room(self._limit, 1, self.timeout / 1000)
+        room = self._wait_for_room()
         if room <= 0:
             return None
-        half = max(1, self._limit // 2)
-        if room < half:
-            room = self._in_flight.wait_for_room(self._limit, half, _LINGER)
         if self._quiet % _FETCH_EVERY_QUIET:
-            self._block(self.timeout)
+            self._block(self._patience())
         else:
             self._fetch(room)
-        return self._in_flight.next(self._limit)
+        return self._in_flight.next()
 
-    def _ask(self, room: int, *, suspects: int) -> Fetched:
+    def _wait_for_room(self) -> int:
+        """Wait until a fetch is worth it; returns how many to take, 0 for none yet."""
+        ahead, held, wait = self._ahead, self._in_flight.held, self._in_flight.wait_for_room
+        half = max(1, ahead.limit // 2)
+        if not ahead.reaches_out and held() >= ahead.limit:
+            self._tell()
+        if ahead.reaches_out:
+            if wait(ahead.limit, half, STALE_MS / 1000) < half:
+                return 0
+        else:
+            room = wait(ahead.limit, 1, self._patience() / 1000)
+            if room <= 0:
+                return 0
+            if room < half:
+                wait(ahead.limit, half, _LINGER)
+        ahead.look(self._in_flight.ended)
+        if self._gated:  # what its limits let through is for all workers
+            ahead.fall_back()
+        return ahead.limit - held()
+
+    def _patience(self) -> int:
+        """How long to wait in ms: what is held beyond the prefetch is looked at soon."""
+        surplus = self._ahead.surplus(self._in_flight.held())
+        return min(self.timeout, STALE_MS) if surplus else self.timeout
+
+    def _hand_back_surplus(self) -> None:
+        surplus = self._ahead.surplus(self._in_flight.held())
+        if surplus and self._ahead.is_stale():
+            self._ahead.fall_back()
+            self._worker.hand_back(self.queue_name, surplus)
+
+    def _ask(self, room: int, *, suspects: int, brought: Sequence[Handed] = ()) -> Fetched:
+        # Most of a fetch for short jobs has ended by the next one: settlements tell of those.
+        now, quietly = time.monotonic(), self._ahead.reaches_out and room > 0
+        self._untold = [row for row in self._untold if self._in_flight.has(row[1].lease)]
         fetched = self.broker.commands.fetch(
             self.queue_name,
             self._worker.name,
             room,
             lowest_first=self._fetches % _LOWEST_FIRST_EVERY == 0,
             suspects=suspects,
-            taken=self._taken,
+            taken=[*brought, *(it for due, it in self._untold if due <= now or not quietly)],
+            tell=not quietly,
             signals=self._signals,
         )
-        self._signals, self._taken = [], []
+        self._signals = []
+        self._untold = [row for row in self._untold if row[0] > now and quietly]
+        if quietly:
+            due = now + STALE_MS / 1000
+            self._untold += [(due, each) for each in fetched.deliveries if each.lease.count == 1]
         return fetched
+
+    def _tell(self) -> None:
+        """Tell the records of what they were not told of, if there is any."""
+        if any(self._in_flight.has(each.lease) for _, each in self._untold):
+            self._ask(0, suspects=0)
 
     def _fetch(self, room: int) -> None:
         self._fetches += 1
@@ -105,14 +146,15 @@ class StreamsConsumer(Consumer):
         finally:
             if reserved:
                 self._worker.suspects.occupy(leases)
+        self._gated = fetched.gated
         if fetched.deliveries:
             self._take(fetched.deliveries)
             return
-        self._gated = fetched.gated
+        self._tell()
         if fetched.due_in_ms is None:
-            self._block(self.timeout)
+            self._block(self._patience())
         elif fetched.due_in_ms > 0:
-            block_ms = min(self.timeout, fetched.due_in_ms)
+            block_ms = min(self._patience(), fetched.due_in_ms)
             self._block(block_ms, due_s=block_ms / 1000)
             self._quiet = 0
 
@@ -138,23 +180,21 @@ class StreamsConsumer(Consumer):
             for taken in handed:
                 self._settle(taken.lease, "", Release())
         else:
-            self._taken += handed
-            self._take(self._looked_up(handed))
+            if any(b"sealed" in each.fields[::2] for each in handed):
+                handed = self._looked_up(handed)
+            else:
+                self._untold += [(0.0, each) for each in handed]
+            self._take(handed)
 
     def _looked_up(self, handed: list[Handed]) -> list[Handed]:
-        """What a blocked read brought; which sealed entries are replays the records are asked.
-
-        A fetch tells of its own.
-        """
-        if not any(b"sealed" in each.fields[::2] for each in handed):
-            return handed
+        """What a blocked read brought; which are replays the records are asked, and told."""
         try:
-            replays = self._ask(0, suspects=0).replays
+            replays = self._ask(0, suspects=0, brought=handed).replays
         except Exception:
             for each in handed:  # they are ours by now, and would wait for their leases
                 self._settle(each.lease, "", Release())
             raise
-        return [dataclasses.replace(each, replay=each in replays) for each in handed]
+        return [msgspec.structs.replace(each, replay=each in replays) for each in handed]
 
     def _read(self, reply: Iterable[Any]) -> list[Handed]:
         handed = []

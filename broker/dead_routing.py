@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Final
 
+import msgspec
 from dramatiq import Actor, MessageProxy
 from dramatiq.logging import get_logger
 from dramatiq.message import Message
@@ -66,12 +67,12 @@ class DeadRouting:
         if actor is None:
             return settlement
         dead_queue = actor.options.get("dead_queue") or queue
-        bury = dataclasses.replace(
+        bury = msgspec.structs.replace(
             bury,
             notice=self._notice(actor.options.get("on_dead"), queue, settlement, bury),
             dead_queue="" if dead_queue == queue else dead_queue,
         )
-        return dataclasses.replace(settlement, outcome=bury)
+        return msgspec.structs.replace(settlement, outcome=bury)
 
     def _notice(self, target: str | None, queue: str, settlement: Settlement, bury: Bury) -> Fields:
         if not target:

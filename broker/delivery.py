@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from dramatiq.broker import MessageProxy
 from dramatiq.message import Message
 
@@ -18,8 +19,7 @@ from broker.sealing import OPTION
 SUSPECT_FROM = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(msgspec.Struct, frozen=True, gc=False):
     """The place of an entry and the fence that settling it checks."""
 
     level: int

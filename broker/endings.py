@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from dramatiq.common import current_millis
 from dramatiq.errors import ActorNotFound
 from dramatiq.message import Message
@@ -101,7 +101,7 @@ class Endings:
         if not delivery.sealed:
             return bury
         trail = self._broker.codec.seal_trail(delivery.message, bury.trail)
-        return dataclasses.replace(bury, trail=trail)
+        return msgspec.structs.replace(bury, trail=trail)
 
     def _await_deploy(self, delivery: Delivery) -> Outcome:
         """Retry for the grace (a rolling deploy may bring what knows it), then bury."""

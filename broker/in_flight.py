@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 
+from broker.ahead import Ahead
 from broker.delivery import SUSPECT_FROM, Delivery, Lease, Slot
 
 
@@ -21,7 +22,10 @@ class InFlight:
         # By lease: two levels may have entries of one id.
         self._held: dict[Lease, Delivery] = {}
         self._buffer: deque[Delivery] = deque()
-        self._awaited_room = 0
+        #: How few are to be held for whoever waits for room; -1: nobody does.
+        self._awaited = -1
+        #: How many have ended so far.
+        self.ended = 0
         #: A consumer is there that may bring more.
         self._taking = False
 
@@ -44,9 +48,11 @@ class InFlight:
         with self._changed:
             self._changed.wait_for(lambda: not self._taking and not self._held)
 
-    def limit(self, prefetch: int) -> int:
-        """The most deliveries to hold at once, those that run included."""
-        return prefetch if self._concurrency is None else min(prefetch, self._concurrency)
+    def ahead(self, prefetch: int, *, fixed: bool) -> Ahead:
+        """How many deliveries to hold at once."""
+        if self._concurrency is not None:
+            prefetch, fixed = min(prefetch, self._concurrency), True
+        return Ahead(prefetch, fixed=fixed)
 
     def add(self, deliveries: Iterable[Delivery]) -> None:
         with self._changed:
@@ -54,12 +60,10 @@ class InFlight:
                 self._held[delivery.lease] = delivery
                 self._buffer.append(delivery)
 
-    def next(self, limit: int) -> Delivery | None:
-        """The next delivery for Dramatiq, unless ``limit`` of them are with it already."""
+    def next(self) -> Delivery | None:
+        """The next delivery for Dramatiq."""
         with self._changed:
-            if self._buffer and len(self._held) - len(self._buffer) < limit:
-                return self._buffer.popleft()
-            return None
+            return self._buffer.popleft() if self._buffer else None
 
     def remove(self, delivery: Delivery) -> bool:
         """Forget a delivery; False when it was not held (released before, say)."""
@@ -67,16 +71,21 @@ class InFlight:
             if self._held.get(delivery.lease) is not delivery:
                 return False
             del self._held[delivery.lease]
-            if self._awaited_room:
+            self.ended += 1
+            if len(self._held) <= self._awaited:
                 self._changed.notify_all()
             return True
+
+    def held(self) -> int:
+        """How many are held."""
+        return len(self._held)
 
     def wait_for_room(self, limit: int, wanted: int, timeout: float) -> int:
         """Wait up to ``timeout`` seconds for ``wanted`` free places; returns how many there are."""
         with self._changed:
-            self._awaited_room = wanted
+            self._awaited = limit - wanted
             self._changed.wait_for(lambda: limit - len(self._held) >= wanted, timeout)
-            self._awaited_room = 0
+            self._awaited = -1
             return limit - len(self._held)
 
     def holds(self, message_id: str) -> Delivery | None:
@@ -86,6 +95,10 @@ class InFlight:
                 if delivery.message_id == message_id:
                     return delivery
             return None
+
+    def has(self, lease: Lease) -> bool:
+        """Whether the delivery with this lease is held."""
+        return lease in self._held
 
     def deliveries(self) -> list[Delivery]:
         with self._changed:

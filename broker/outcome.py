@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
+
+import msgspec
 
 from broker.entry import Fields
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(msgspec.Struct, frozen=True):
     """The job is finished; its entry goes."""
 
     #: For the flow that the message belongs to, JSON; empty for none.
     result: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(msgspec.Struct, frozen=True):
     """A successor with these fields takes the entry's place after ``delay_ms``."""
 
     delay_ms: int
@@ -26,30 +25,25 @@ class Retry:
     fields: Fields
 
 
-@dataclass(frozen=True, slots=True)
-class Park:
+class Park(msgspec.Struct, frozen=True):
     """Put the entry aside as it is for ``delay_ms``; no attempt is used up."""
 
     delay_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Parked:
+class Parked(msgspec.Struct, frozen=True):
     """The script that refused it a start has put the entry aside: nothing is left to settle."""
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(msgspec.Struct, frozen=True):
     """Hand the entry back to the group at once; this delivery does not count."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(msgspec.Struct, frozen=True):
     """The job was cancelled; its entry goes and it is not tried again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bury:
+class Bury(msgspec.Struct, frozen=True):
     """Move the entry, as it lies in its stream, to the dead letters with the evidence.
 
     ``error``, ``trail`` and nothing else tell what a job's exception said.
@@ -63,13 +57,12 @@ class Bury:
     #: Traceback and attempts: :class:`broker.evidence.Trail`. Bytes when they are sealed.
     trail: str | bytes = ""
     #: An entry that is added to the same stream in the same step, to tell of it; empty for none.
-    notice: Fields = field(default_factory=list)
+    notice: Fields = msgspec.field(default_factory=list)
     #: The queue whose dead letters take it; empty for its own.
     dead_queue: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Abandon:
+class Abandon(msgspec.Struct, frozen=True):
     """Settle nothing: the lease runs out and the entry is delivered again."""
 
 

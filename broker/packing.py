@@ -26,11 +26,16 @@ def pack_array(parts: Iterable[Any]) -> bytes:
     return _msgpack(_as_strings(parts))
 
 
+def pack_plain(parts: Sequence[Any]) -> bytes:
+    """As :func:`pack_array` and quicker, for parts of which none is bytes."""
+    return _msgpack(parts)
+
+
 def pack_texts(parts: Sequence[Any]) -> bytes:
     """As :func:`pack_array` and quicker, for parts of which the last one is the fields."""
     if bytes in map(type, parts[-1]):
         return pack_array(parts)
-    return _msgpack(parts)
+    return pack_plain(parts)
 
 
 def packed(texts: list[str]) -> msgspec.Raw:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from broker import packing
 from broker.delivery import Lease
@@ -11,8 +11,7 @@ from broker.outcome import Bury, Cancel, Done, Outcome, Park, Release, Retry
 _pack = packing.pack_array
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(msgspec.Struct, frozen=True):
     """The end of one delivery."""
 
     lease: Lease
@@ -32,11 +31,13 @@ class Settlement:
         """
         lease = self.lease
         common = (
-            *(lease.level, lease.entry_id, lease.count, lease.consumer),
+            *(lease.level, lease.entry_id.decode(), lease.count, lease.consumer),
             *(self.message_id, self.deduplication_key),
             *(False if self.facts is None else packing.packed(self.facts), self.error),
         )
         match self.outcome:
+            case Done(b""):
+                return packing.pack_plain(("done", *common, ""))
             case Done(result):
                 return _pack(("done", *common, result))
             case Retry(delay_ms, level, fields):

@@ -17,7 +17,10 @@ from broker.own_thread import OwnThread
 from broker.retention import Retention
 from broker.settlement import Settlement
 
-_BATCH = 200
+#: The most in one script, so that it is short also if all of them are burials.
+BATCH = 100
+# Where more than a few have come at once, more come: a moment is waited for a whole batch.
+_FEW, _LINGER_S = 4, 0.002
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between tries while the server is away
 
 
@@ -55,12 +58,16 @@ class Settler(OwnThread):
         self._held: dict[str, _Held] = {}
         self._changed = threading.Condition()
         self._busy = False
+        #: How many have to wait before its thread is woken.
+        self._wanted = 1
 
     def put(self, queue: str, settlement: Settlement) -> None:
         """Take over the end of a delivery; returns at once."""
         with self._changed:
-            self._inbox[queue].append(settlement)
-            self._changed.notify_all()
+            waiting = self._inbox[queue]
+            waiting.append(settlement)
+            if len(waiting) >= self._wanted:
+                self._changed.notify_all()
 
     def stop(self, timeout: float) -> bool:
         """Settle what is left for up to ``timeout`` seconds; False if some stay in flight."""
@@ -80,7 +87,7 @@ class Settler(OwnThread):
         return held + sum(map(len, self._inbox.values()))
 
     def _run(self) -> None:
-        self._busy = False  # also after a death
+        self._busy, self._wanted = False, 1  # also after a death
         while True:
             with self._changed:
                 while not self._stopping and not self._ready():
@@ -94,6 +101,16 @@ class Settler(OwnThread):
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
+                if max(map(len, batches.values())) > _FEW:
+                    self._linger()
+
+    def _linger(self) -> None:
+        """Wait a moment for a whole batch."""
+        self._wanted = BATCH
+        self._changed.wait_for(
+            lambda: self._stopping or any(len(q) >= BATCH for q in self._inbox.values()), _LINGER_S
+        )
+        self._wanted = 1
 
     def _ready(self) -> list[str]:
         now = time.monotonic()
@@ -109,7 +126,7 @@ class Settler(OwnThread):
         if queue in self._held:
             return self._held[queue].batch
         waiting = self._inbox[queue]
-        return [waiting.popleft() for _ in range(min(len(waiting), _BATCH))]
+        return [waiting.popleft() for _ in range(min(len(waiting), BATCH))]
 
     def _settle(self, queue: str, batch: list[Settlement]) -> None:
         held, begin = self._held.get(queue), time.monotonic()

@@ -10,8 +10,10 @@ from dramatiq.broker import MessageProxy
 from dramatiq.common import current_millis
 from dramatiq.errors import BrokerConnectionError
 from dramatiq.middleware import SkipMessage
+from dramatiq.worker import QUEUE_PREFETCH
 
 from broker import clients, current, flow_step, server
+from broker.ahead import Ahead, withdraw
 from broker.cancellation import RunningJobs
 from broker.consumer_name import ConsumerName
 from broker.dead_routing import DeadRouting, is_notice
@@ -26,6 +28,8 @@ from broker.settlement import Settlement
 from broker.worker_threads import WorkerThreads
 
 if TYPE_CHECKING:
+    from dramatiq import Worker
+
     from broker.broker import StreamsBroker
 
 _FORWARD_AGAIN_MS = 1_000
@@ -54,6 +58,7 @@ class WorkerProcess:
         self._limited: set[str] = set()
         self._lock = threading.Lock()
         self._blocking: Any = None
+        self._dramatiq_worker: Worker | None = None
 
     # -- From boot to shutdown --------------------------------------------------------
 
@@ -70,8 +75,9 @@ class WorkerProcess:
         server.check(self._broker.client)
         self._server_checked = True
 
-    def boot(self) -> None:
+    def boot(self, dramatiq_worker: Worker | None) -> None:
         """Begin under a name of its own, by the broker's present commands."""
+        self._dramatiq_worker = dramatiq_worker
         self._limited.clear()
         self._boots += 1
         name = ConsumerName.of_this_process(self._boots)
@@ -124,6 +130,18 @@ class WorkerProcess:
             if queue not in self.queues:
                 self.queues[queue] = InFlight(self._rules.concurrency(queue))
             return self.queues[queue]
+
+    def ahead(self, queue: str, prefetch: int) -> Ahead:
+        """How many deliveries of a queue to hold; a prefetch that somebody has set is kept to."""
+        fixed = bool(QUEUE_PREFETCH) or self._dramatiq_worker is None
+        return self.in_flight(queue).ahead(prefetch, fixed=fixed)
+
+    def hand_back(self, queue: str, count: int) -> None:
+        """Hand back the last so many of a queue's deliveries that wait for a thread."""
+        if self._dramatiq_worker is not None:
+            for delivery in withdraw(self._dramatiq_worker.work_queue, queue, count):
+                if self.in_flight(queue).remove(delivery):
+                    self.settle(queue, self._endings.settlement(delivery, Release()))
 
     def blocking_client(self, block_ms: int) -> Any:
         """The client for blocked reads; its time-out is longer than any block."""

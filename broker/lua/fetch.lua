@@ -17,8 +17,9 @@
 -- ARGV[2] count      int     the most deliveries to hand over
 -- ARGV[3] lowest     0|1     serve the lowest level first, so that nothing starves
 -- ARGV[4] suspects   int     how many suspects may be handed over
--- ARGV[5] taken      msgpack [[level, entry id, [field, value, ...]], ...] what a blocked read has brought since
--- ARGV[6..] signal   id      signals the consumer has read
+-- ARGV[5] taken      msgpack [[level, entry id, [field, value, ...]], ...] what the consumer has and no record was told of
+-- ARGV[6] tell       0|1     whether the records are told of what is handed over for the first time
+-- ARGV[7..] signal   id      signals the consumer has read
 -- Returns {now, earliest due or -1, gated 0|1, {{level, entry id, delivery count, {field, value, ...}, replay 0|1}, ...},
 --         {index, from 1, of what was taken and is a replay, ...}}; times unix ms. A replay is a sealed entry
 --         whose message has ended or was never enqueued
@@ -37,7 +38,7 @@ local FIRST = 13  -- the lowest level's key
 local now = now_ms()
 local now_text = string.format("%d", now)
 local job_prefix = KEYS[8]
-local consumer, count, suspects = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4])
+local consumer, count, suspects, tells = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4]), ARGV[6] == "1"
 local deliveries = {}
 
 local function ensure_group(key)
@@ -66,16 +67,19 @@ local function make_known()
   with_group(KEYS[4], "XGROUP", "CREATECONSUMER", KEYS[4], "workers", consumer)
 end
 
-if #ARGV > 5 then
-  with_group(KEYS[4], "XACK", KEYS[4], "workers", unpack(ARGV, 6))
-  redis.call("XDEL", KEYS[4], unpack(ARGV, 6))
+if #ARGV > 6 then
+  with_group(KEYS[4], "XACK", KEYS[4], "workers", unpack(ARGV, 7))
+  redis.call("XDEL", KEYS[4], unpack(ARGV, 7))
 end
 
 -- Note that a delivery has begun. What has no record yet comes from another language.
 -- Returns 1 for a replay, of which nothing is noted: whoever can add an entry could otherwise have a
--- job run again by copying an old one.
-local function note_started(level, entry, fields)
+-- job run again by copying an old one. `quietly`: that is all there is to find out.
+local function note_started(level, entry, fields, quietly)
   local id, sealed = field(fields, "id"), field(fields, "sealed")
+  if quietly and not sealed then
+    return 0
+  end
   if not id or id == "" then
     return sealed and 1 or 0
   end
@@ -87,6 +91,9 @@ local function note_started(level, entry, fields)
   -- An empty token is what was noted of an entry that nobody enqueued.
   if sealed and (not prior[1] or prior[1] == "" or prior[3]) then
     return 1
+  end
+  if quietly then
+    return 0
   end
   local place = level .. ":" .. entry
   if prior[2] == place then
@@ -225,7 +232,8 @@ local function hand_over_released(level, key)
         local claimed = redis.call("XCLAIM", key, "workers", consumer, 0, entry[1])
         if claimed[1] and claimed[1][2] then
           local fields = claimed[1][2]
-          deliveries[#deliveries + 1] = { level, entry[1], delivery, fields, note_started(level, entry[1], fields) }
+          local replay = note_started(level, entry[1], fields, delivery == 1 and not tells)
+          deliveries[#deliveries + 1] = { level, entry[1], delivery, fields, replay }
           if suspect then
             suspects = suspects - 1
           end
@@ -246,7 +254,8 @@ local function hand_over_new(level, key)
   local reply = redis.call("XREADGROUP", "GROUP", "workers", consumer, "COUNT", count - #deliveries, "STREAMS", key, ">")
   if reply then
     for _, entry in ipairs(reply[1][2]) do
-      deliveries[#deliveries + 1] = { level, entry[1], 1, entry[2], note_started(level, entry[1], entry[2]) }
+      local replay = note_started(level, entry[1], entry[2], not tells)
+      deliveries[#deliveries + 1] = { level, entry[1], 1, entry[2], replay }
     end
   end
 end

@@ -54,6 +54,7 @@ local function ended(recent)
   return { dedup = KEYS[7], lapsing = KEYS[15], job_prefix = job_prefix, events = KEYS[9], recent = recent }
 end
 local as_completed, as_dead, as_cancelled = ended(KEYS[10]), ended(KEYS[11]), ended(KEYS[12])
+as_completed.ends = {}
 as_completed.age_ms = kept_ms >= 0 and kept_ms or FOR_EVER_MS
 
 local flows = {
@@ -103,6 +104,13 @@ local function write_removed()
       redis.call("XACK", KEYS[16 + level], "workers", unpack(ids, from, to))
       redis.call("XDEL", KEYS[16 + level], unpack(ids, from, to))
     end
+  end
+end
+
+local function write_ends()
+  local ends = as_completed.ends
+  for from = 1, #ends, 2 * REMOVED_A_CALL do
+    redis.call("ZADD", KEYS[10], unpack(ends, from, math.min(#ends, from + 2 * REMOVED_A_CALL - 1)))
   end
 end
 
@@ -234,30 +242,19 @@ for i = 3, #ARGV do
   settlements[i - 2] = s
 end
 
-local function is_before(a, b)
-  return #a < #b or #a == #b and a < b
-end
-
--- Ask whose the entries are in one range a level and not one by one: a batch has little between its first
--- and its last. What is not found by that is asked for when its turn comes.
-local function look_ahead(level, first, last, count)
-  local found = redis.pcall("XPENDING", KEYS[16 + level], "workers", first, last, 2 * count, settlements[1][5])
-  for _, entry in ipairs(found.err and {} or found) do
-    owned[level][entry[1]] = entry
-  end
-end
-
-local function look_ahead_of_all()
-  local spans = {}
+-- Ask once a level whose the entries are, and not one by one: what a batch ends is among the first that its
+-- consumer has. What is not found by that is asked for when its turn comes.
+local function look_ahead()
+  local counts = {}
   for _, s in ipairs(settlements) do
-    local span = spans[s[2]] or { first = s[3], last = s[3], count = 0 }
-    spans[s[2]], owned[s[2]], span.count = span, {}, span.count + 1
-    span.first = is_before(s[3], span.first) and s[3] or span.first
-    span.last = is_before(span.last, s[3]) and s[3] or span.last
+    counts[s[2]], owned[s[2]] = (counts[s[2]] or 0) + 1, {}
   end
-  for level, span in pairs(spans) do
-    if span.count > 1 then
-      look_ahead(level, span.first, span.last, span.count)
+  for level, count in pairs(counts) do
+    if count > 1 then
+      local found = redis.pcall("XPENDING", KEYS[16 + level], "workers", "-", "+", 2 * count, settlements[1][5])
+      for _, entry in ipairs(found.err and {} or found) do
+        owned[level][entry[1]] = entry
+      end
     end
   end
 end
@@ -308,10 +305,11 @@ local function end_all(replies)
   end
 end
 
-look_ahead_of_all()
+look_ahead()
 local replies = {}
 local ok, failure = pcall(end_all, replies)
 write_removed()  -- also of what has ended before one that failed
+write_ends()
 if not ok then
   return error(failure)
 end

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -90,6 +90,8 @@ class Scripts:
         consumer: str = "c1",
         lowest_first: bool = False,
         suspects: int = 1,
+        taken: Sequence[Handed] = (),
+        tell: bool = True,
         signals: Iterable[bytes] = (),
     ) -> Fetched:
         return self.commands.fetch(
@@ -98,6 +100,8 @@ class Scripts:
             count,
             lowest_first=lowest_first,
             suspects=suspects,
+            taken=taken,
+            tell=tell,
             signals=list(signals),
         )
 

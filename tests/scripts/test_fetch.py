@@ -8,6 +8,7 @@ import redis
 from broker.commands import Handed
 from broker.limits import QueueLimit
 from broker.outcome import Done, Release, Settled
+from broker.settlement import Settlement
 from tests.scripts.conftest import QUEUE, Scripts, message_id
 
 
@@ -301,3 +302,38 @@ def test_signals_that_somebody_else_reads_stay(scripts: Scripts) -> None:
     before = scripts.signals()
     scripts.fetch(signals=[signal])
     assert scripts.signals() == before - 1
+
+
+def told(scripts: Scripts) -> list[tuple[bytes, bytes]]:
+    return [
+        (fields[b"event"], fields[b"id"])
+        for _, fields in scripts.client.xrange(scripts.keys.events)
+    ]
+
+
+def test_what_is_taken_without_a_word_a_later_fetch_tells_of_or_its_settlement(
+    scripts: Scripts,
+) -> None:
+    names = ("long", "short")
+    scripts.enqueue(*(scripts.new(name, recorded=True) for name in names))
+    before = len(told(scripts))
+    long, short = scripts.take(tell=False)
+    assert len(told(scripts)) == before
+    assert not any(b"started" in scripts.record(name) for name in names)
+    facts = ["actor", "record", "started", "1700000000000"]
+    ended = Settlement(short.lease, message_id(short), "", Done(), facts)
+    assert scripts.commands.settle(QUEUE, [ended]) == [Settled.OK]
+    scripts.take(0, taken=[long, short])
+    assert b"started" in scripts.record("long")
+    assert told(scripts)[before:] == [
+        *((b"started", b"short"), (b"completed", b"short")),
+        (b"started", b"long"),
+    ]
+
+
+def test_of_what_was_delivered_before_a_fetch_tells_always(scripts: Scripts) -> None:
+    scripts.enqueue(scripts.new("m", recorded=True))
+    (handed,) = scripts.take(tell=False)
+    scripts.release(handed, 2)
+    scripts.take(tell=False)
+    assert b"started" in scripts.record("m")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import msgspec
 
 from broker import evidence
 from broker.commands import BEGINNING
@@ -58,8 +58,8 @@ def test_waiting_for_long_after_a_loss_is_no_second_one(scripts: Scripts) -> Non
     (handed,) = scripts.take(consumer="first")
     scripts.age(handed)
     reclaim(scripts)
-    lease = dataclasses.replace(handed.lease, consumer="~released")
-    scripts.age(dataclasses.replace(handed, lease=lease))
+    lease = msgspec.structs.replace(handed.lease, consumer="~released")
+    scripts.age(msgspec.structs.replace(handed, lease=lease))
     reclaim(scripts, most=1)
     assert lost_by(scripts, "m") == ["first"]
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
+import msgspec
 import pytest
 import redis
 
@@ -43,7 +42,9 @@ def test_what_was_released_before_is_no_news(scripts: Scripts) -> None:
     (handed,) = scripts.take()
     scripts.release(handed, 1)
     scripts.age(
-        dataclasses.replace(handed, lease=dataclasses.replace(handed.lease, consumer="~released")),
+        msgspec.structs.replace(
+            handed, lease=msgspec.structs.replace(handed.lease, consumer="~released")
+        ),
     )
     assert reclaim(scripts) == (0, 0)
     assert scripts.pending() == [(handed.lease.entry_id, "~released", 1)]

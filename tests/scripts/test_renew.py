@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import msgspec
 
 from tests.scripts.conftest import GROUP, Scripts
 
@@ -25,8 +25,8 @@ def test_renewing_what_is_lost_says_so_and_takes_nothing_back(scripts: Scripts) 
     scripts.client.xack(scripts.keys.ready[0], GROUP, settled.lease.entry_id)
     scripts.release(released, 1)
     before = scripts.snapshot()
-    earlier = dataclasses.replace(mine.lease, count=7)
-    wrong = dataclasses.replace(mine, lease=earlier)
+    earlier = msgspec.structs.replace(mine.lease, count=7)
+    wrong = msgspec.structs.replace(mine, lease=earlier)
     asked = [mine, taken, settled, released, wrong]
     assert scripts.renew(*asked) == [handed.lease for handed in asked[1:]]
     assert scripts.snapshot() == before

@@ -49,15 +49,16 @@ def add(scripts: Scripts, why: str, message_id: str) -> bytes:
     return entry_id
 
 
+@pytest.mark.parametrize("tell", [True, False])
 @pytest.mark.parametrize("why", REPLAYS)
 def test_a_replay_is_handed_over_as_one_and_its_record_left_as_it_was(
-    scripts: Scripts, why: str
+    scripts: Scripts, why: str, tell: bool
 ) -> None:
     entry_id = add(scripts, why, "m")
     scripts.enqueue(scripts.new("live", fields=fields_of("live", sealed="x")), "clear")
     key = scripts.keys.job_prefix + "m"
     before, told = scripts.client.dump(key), scripts.client.xlen(scripts.keys.events)
-    handed = scripts.take()
+    handed = scripts.take(tell=tell)
     found = [(message_id(one), one.replay) for one in handed]
     assert found == [("m", True), ("live", False), ("clear", False)]
     assert scripts.client.dump(key) == before
@@ -65,7 +66,7 @@ def test_a_replay_is_handed_over_as_one_and_its_record_left_as_it_was(
     # Nor is it told apart when it comes a second time.
     replay = next(one for one in handed if one.lease.entry_id == entry_id)
     scripts.release(replay, 1)
-    assert [one.replay for one in scripts.take()] == [True]
+    assert [one.replay for one in scripts.take(tell=tell)] == [True]
 
 
 @pytest.mark.parametrize("why", REPLAYS)

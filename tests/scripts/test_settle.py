@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
+import msgspec
 import pytest
 import redis
 
@@ -129,8 +128,8 @@ def test_another_consumers_or_an_earlier_delivery_is_stale_and_changes_nothing(
     before = scripts.snapshot()
     impostors = [
         handed,
-        dataclasses.replace(handed, lease=dataclasses.replace(handed.lease, count=2)),
-        dataclasses.replace(handed, lease=dataclasses.replace(handed.lease, consumer="c2")),
+        msgspec.structs.replace(handed, lease=msgspec.structs.replace(handed.lease, count=2)),
+        msgspec.structs.replace(handed, lease=msgspec.structs.replace(handed.lease, consumer="c2")),
     ]
     for impostor in impostors:
         assert scripts.settle(impostor, outcome, key="k") is Settled.STALE

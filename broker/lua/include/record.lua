@@ -64,11 +64,17 @@ local function finish(keys, id, state, now, facts, reason, error, begun, prior)
   end
   -- The state comes first: by that whoever watches the server counts the ends.
   if facts and (prior[4] or prior[7] or not prior[1]) then
-    redis.call("HSET", record, "state", state, "finished", string.format("%d", now), unpack(facts))
+    local at = string.format("%d", now)
+    redis.call("HSET", record, "state", state, "finished", at, unpack(facts))
     if keys.age_ms then
       redis.call("PEXPIRE", record, math.max(keys.age_ms, IDEMPOTENCY_MS))
     end
-    redis.call("ZADD", keys.recent, now, id)
+    if keys.ends then
+      keys.ends[#keys.ends + 1] = at
+      keys.ends[#keys.ends + 1] = id
+    else
+      redis.call("ZADD", keys.recent, at, id)
+    end
     if begun and not prior[6] then
       tell(keys.events, "started", id, facts[2])
     end
