@@ -241,6 +241,8 @@ class StreamsBroker(Broker):
         elif signal == "process_message":
             self.worker.begin(*args)
         listeners = self._signals.listeners(f"before_{signal}", self.middleware)
+        if not listeners:
+            return
         self._hooks.running += 1
         try:
             for middleware, listener in listeners:
@@ -262,6 +264,8 @@ class StreamsBroker(Broker):
         elif signal == "worker_shutdown":
             self.worker.shut_down()  # first: the middleware sees the last settlements too
         listeners = self._signals.listeners(f"after_{signal}", self.middleware)
+        if not listeners:
+            return
         self._hooks.running += 1
         try:
             for middleware, listener in reversed(listeners):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _LOWEST_FIRST_EVERY = 10
 _LINGER = 0.001  # seconds to wait for half the places to be free, so that fetches come in batches
+_WAY_S = 0.0002  # seconds in which an idle worker's thread has begun the job that came
 _MOST_OF_A_NAME = 200  # bytes of what somebody wrote as the name of an actor
 _STREAM_GONE = ("UNBLOCKED", "NOGROUP")
 # An idle queue is looked at by blocking alone, and fetched from in one round of so many:
@@ -55,6 +56,8 @@ class StreamsConsumer(Consumer):
         #: Blocked reads in a row that brought nothing, while nothing is scheduled.
         self._quiet = 0
         self._gated = False
+        #: The thread that is to run what came last waits for the interpreter's lock.
+        self._gives_way = False
         self._signals: list[bytes] = []
         #: What it has and the records were not told of, with the time from which they are.
         self._untold: list[tuple[float, Handed]] = []
@@ -64,6 +67,9 @@ class StreamsConsumer(Consumer):
         delivery = self._in_flight.next()
         if delivery is not None:
             return delivery
+        if self._gives_way:
+            self._gives_way = False
+            time.sleep(_WAY_S)
         self._worker.revive()
         self._hand_back_surplus()
         if self._worker.draining.is_set():
@@ -184,6 +190,7 @@ class StreamsConsumer(Consumer):
                 handed = self._looked_up(handed)
             else:
                 self._untold += [(0.0, each) for each in handed]
+            self._gives_way = bool(handed)
             self._take(handed)
 
     def _looked_up(self, handed: list[Handed]) -> list[Handed]:
