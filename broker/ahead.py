@@ -24,11 +24,11 @@ class Ahead:
     sooner than another worker could have run them.
     """
 
-    def __init__(self, prefetch: int, *, fixed: bool) -> None:
+    def __init__(self, prefetch: int, *, fixed: bool, ended: int = 0) -> None:
         self._prefetch = prefetch
         self._most = prefetch if fixed else max(prefetch, _MOST)
         self.limit = prefetch
-        self._ended = 0
+        self._ended = ended
         self._looked = time.monotonic()
 
     @property
@@ -52,17 +52,18 @@ class Ahead:
         return max(0, held - self._prefetch)
 
     def is_stale(self) -> bool:
-        """Whether the last look is so long ago that what is beyond the prefetch goes back."""
+        """Whether the last look is so long ago that it says nothing about what is held."""
         return time.monotonic() - self._looked >= STALE_MS / 1000
 
 
 def withdraw(work_queue: Queue[Any], queue: str, count: int) -> list[Delivery]:
     """Take the last ``count`` deliveries of a queue out of those that wait for a thread."""
-    withdrawn: list[Delivery] = []
-    for item in reversed(list(iter_queue(work_queue))):
-        if len(withdrawn) < count and item.message.queue_name == queue:
-            withdrawn.append(item.message)
-        else:
+    waiting = list(iter_queue(work_queue))
+    ours = [item for item in waiting if item.message.queue_name == queue]
+    withdrawn = ours[max(0, len(ours) - count) :]
+    leaving = set(map(id, withdrawn))
+    for item in waiting:  # first ones first: a thread may be waiting for what comes
+        if id(item) not in leaving:
             work_queue.put(item)
         work_queue.task_done()
-    return withdrawn
+    return [item.message for item in withdrawn]

@@ -59,8 +59,6 @@ class StreamsConsumer(Consumer):
         #: The thread that is to run what came last waits for the interpreter's lock.
         self._gives_way = False
         self._signals: list[bytes] = []
-        #: What it has and the records were not told of, with the time from which they are.
-        self._untold: list[tuple[float, Handed]] = []
         self._idle = threading.Event()
 
     def __next__(self) -> MessageProxy | None:
@@ -74,10 +72,11 @@ class StreamsConsumer(Consumer):
         self._hand_back_surplus()
         if self._worker.draining.is_set():
             self._in_flight.stop_taking()
+            self._tell()
             self._idle.wait(min(self.timeout, 100) / 1000)
             return None
         room = self._wait_for_room()
-        if room <= 0:
+        if room <= 0 or not self._worker.wait_for_releases(self.queue_name, self.timeout / 1000):
             return None
         if self._quiet % _FETCH_EVERY_QUIET:
             self._block(self._patience())
@@ -111,35 +110,38 @@ class StreamsConsumer(Consumer):
         return min(self.timeout, STALE_MS) if surplus else self.timeout
 
     def _hand_back_surplus(self) -> None:
-        surplus = self._ahead.surplus(self._in_flight.held())
-        if surplus and self._ahead.is_stale():
+        if self._ahead.is_stale():
             self._ahead.fall_back()
-            self._worker.hand_back(self.queue_name, surplus)
+            surplus = self._ahead.surplus(self._in_flight.held())
+            if surplus:
+                self._worker.hand_back(self.queue_name, surplus)
 
     def _ask(self, room: int, *, suspects: int, brought: Sequence[Handed] = ()) -> Fetched:
         # Most of a fetch for short jobs has ended by the next one: settlements tell of those.
         now, quietly = time.monotonic(), self._ahead.reaches_out and room > 0
-        self._untold = [row for row in self._untold if self._in_flight.has(row[1].lease)]
+        held = self._in_flight
+        held.untold = [row for row in held.untold if held.has(row[1].lease)]
         fetched = self.broker.commands.fetch(
             self.queue_name,
             self._worker.name,
             room,
             lowest_first=self._fetches % _LOWEST_FIRST_EVERY == 0,
             suspects=suspects,
-            taken=[*brought, *(it for due, it in self._untold if due <= now or not quietly)],
+            taken=[*brought, *(it for due, it in held.untold if due <= now or not quietly)],
             tell=not quietly,
             signals=self._signals,
         )
         self._signals = []
-        self._untold = [row for row in self._untold if row[0] > now and quietly]
+        held.untold = [row for row in held.untold if row[0] > now and quietly]
         if quietly:
             due = now + STALE_MS / 1000
-            self._untold += [(due, each) for each in fetched.deliveries if each.lease.count == 1]
+            held.untold += [(due, each) for each in fetched.deliveries if each.lease.count == 1]
         return fetched
 
     def _tell(self) -> None:
         """Tell the records of what they were not told of, if there is any."""
-        if any(self._in_flight.has(each.lease) for _, each in self._untold):
+        held = self._in_flight
+        if any(held.has(each.lease) for _, each in held.untold):
             self._ask(0, suspects=0)
 
     def _fetch(self, room: int) -> None:
@@ -189,7 +191,7 @@ class StreamsConsumer(Consumer):
             if any(b"sealed" in each.fields[::2] for each in handed):
                 handed = self._looked_up(handed)
             else:
-                self._untold += [(0.0, each) for each in handed]
+                self._in_flight.untold += [(0.0, each) for each in handed]
             self._gives_way = bool(handed)
             self._take(handed)
 
@@ -278,4 +280,5 @@ class StreamsConsumer(Consumer):
                 self._worker.finish(message, failed=False)
 
     def close(self) -> None:
+        self._hand_back_surplus()  # a worker that pauses looks at it no more
         self._idle.set()

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from broker.ahead import Ahead
+from broker.commands import Handed
 from broker.delivery import SUSPECT_FROM, Delivery, Lease, Slot
 
 
@@ -26,6 +27,8 @@ class InFlight:
         self._awaited = -1
         #: How many have ended so far.
         self.ended = 0
+        #: What the records were not told of, with the time from which they are; the consumer's.
+        self.untold: list[tuple[float, Handed]] = []
         #: A consumer is there that may bring more.
         self._taking = False
 
@@ -52,7 +55,7 @@ class InFlight:
         """How many deliveries to hold at once."""
         if self._concurrency is not None:
             prefetch, fixed = min(prefetch, self._concurrency), True
-        return Ahead(prefetch, fixed=fixed)
+        return Ahead(prefetch, fixed=fixed, ended=self.ended)
 
     def add(self, deliveries: Iterable[Delivery]) -> None:
         with self._changed:
@@ -65,13 +68,16 @@ class InFlight:
         with self._changed:
             return self._buffer.popleft() if self._buffer else None
 
-    def remove(self, delivery: Delivery) -> bool:
-        """Forget a delivery; False when it was not held (released before, say)."""
+    def remove(self, delivery: Delivery, *, ended: bool = True) -> bool:
+        """Forget a delivery; False when it was not held (released before, say).
+
+        One that goes back as it came has not ``ended``: how short its job is nobody knows.
+        """
         with self._changed:
             if self._held.get(delivery.lease) is not delivery:
                 return False
             del self._held[delivery.lease]
-            self.ended += 1
+            self.ended += ended
             if len(self._held) <= self._awaited:
                 self._changed.notify_all()
             return True

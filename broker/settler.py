@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from dramatiq.errors import BrokerConnectionError
 
 from broker.commands import Commands
 from broker.outbox import Letter
-from broker.outcome import Settled
+from broker.outcome import Release, Settled
 from broker.own_thread import OwnThread
 from broker.retention import Retention
 from broker.settlement import Settlement
@@ -57,7 +58,8 @@ class Settler(OwnThread):
         self._inbox: dict[str, deque[Settlement]] = defaultdict(deque)
         self._held: dict[str, _Held] = {}
         self._changed = threading.Condition()
-        self._busy = False
+        #: By queue: what is being written.
+        self._writing: dict[str, list[Settlement]] = {}
         #: How many have to wait before its thread is woken.
         self._wanted = 1
 
@@ -69,10 +71,26 @@ class Settler(OwnThread):
             if len(waiting) >= self._wanted:
                 self._changed.notify_all()
 
+    def wait_for_releases(self, queue: str, timeout: float) -> bool:
+        """Wait until all that the queue gets back is written; False if not in ``timeout`` seconds.
+
+        Who took before that could get a delivery again by its old lease, and lose it to a release
+        that is tried again because its answer was lost.
+        """
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: not any(isinstance(s.outcome, Release) for s in self._unwritten(queue)),
+                timeout,
+            )
+
+    def _unwritten(self, queue: str) -> Iterator[Settlement]:
+        held = self._held[queue].batch if queue in self._held else ()
+        return chain(held, self._writing.get(queue, ()), self._inbox[queue])
+
     def stop(self, timeout: float) -> bool:
         """Settle what is left for up to ``timeout`` seconds; False if some stay in flight."""
         with self._changed:
-            empty = self._changed.wait_for(lambda: not self._left() and not self._busy, timeout)
+            empty = self._changed.wait_for(lambda: not self._left() and not self._writing, timeout)
             self._stopping = True
             self._changed.notify_all()
             left = self._left()
@@ -87,7 +105,7 @@ class Settler(OwnThread):
         return held + sum(map(len, self._inbox.values()))
 
     def _run(self) -> None:
-        self._busy, self._wanted = False, 1  # also after a death
+        self._writing, self._wanted = {}, 1  # also after a death
         while True:
             with self._changed:
                 while not self._stopping and not self._ready():
@@ -95,11 +113,11 @@ class Settler(OwnThread):
                 if self._stopping:
                     return
                 batches = {queue: self._take(queue) for queue in self._ready()}
-                self._busy = True
+                self._writing = batches
             for queue, batch in batches.items():
                 self._settle(queue, batch)
             with self._changed:
-                self._busy = False
+                self._writing = {}
                 self._changed.notify_all()
                 if max(map(len, batches.values())) > _FEW:
                     self._linger()

@@ -140,8 +140,12 @@ class WorkerProcess:
         """Hand back the last so many of a queue's deliveries that wait for a thread."""
         if self._dramatiq_worker is not None:
             for delivery in withdraw(self._dramatiq_worker.work_queue, queue, count):
-                if self.in_flight(queue).remove(delivery):
+                if self.in_flight(queue).remove(delivery, ended=False):
                     self.settle(queue, self._endings.settlement(delivery, Release()))
+
+    def wait_for_releases(self, queue: str, timeout: float) -> bool:
+        """Wait until what goes back to a queue is there; False if not in ``timeout`` seconds."""
+        return self._threads is None or self._threads.settler.wait_for_releases(queue, timeout)
 
     def blocking_client(self, block_ms: int) -> Any:
         """The client for blocked reads; its time-out is longer than any block."""
