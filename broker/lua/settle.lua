@@ -219,8 +219,10 @@ function outcomes.bury(s)
     end
   end
   if s[6] ~= "" then
-    if s[8] and s[9] ~= "" then
+    if s[8] then
       tell_begun(s)
+    end
+    if s[8] and s[9] ~= "" then
       tell(KEYS[9], "failed", s[6], s[8][2], "", s[9])
     end
     go_on(finish(as_dead, s[6], "dead", now, s[8], s[10], s[11], false, s.prior), "dead", "", s[11], s[8])

@@ -7,7 +7,7 @@ import redis
 
 from broker.commands import Handed
 from broker.limits import QueueLimit
-from broker.outcome import Done, Release, Settled
+from broker.outcome import Bury, Done, Release, Settled
 from broker.settlement import Settlement
 from tests.scripts.conftest import QUEUE, Scripts, message_id
 
@@ -314,19 +314,23 @@ def told(scripts: Scripts) -> list[tuple[bytes, bytes]]:
 def test_what_is_taken_without_a_word_a_later_fetch_tells_of_or_its_settlement(
     scripts: Scripts,
 ) -> None:
-    names = ("long", "short")
+    names = ("long", "short", "rejected")
     scripts.enqueue(*(scripts.new(name, recorded=True) for name in names))
     before = len(told(scripts))
-    long, short = scripts.take(tell=False)
+    long, short, rejected = scripts.take(tell=False)
     assert len(told(scripts)) == before
     assert not any(b"started" in scripts.record(name) for name in names)
     facts = ["actor", "record", "started", "1700000000000"]
-    ended = Settlement(short.lease, message_id(short), "", Done(), facts)
-    assert scripts.commands.settle(QUEUE, [ended]) == [Settled.OK]
-    scripts.take(0, taken=[long, short])
+    ended = [
+        Settlement(short.lease, message_id(short), "", Done(), facts),
+        Settlement(rejected.lease, message_id(rejected), "", Bury("rejected", ""), facts),
+    ]
+    assert scripts.commands.settle(QUEUE, ended) == [Settled.OK] * 2
+    scripts.take(0, taken=[long, short, rejected])
     assert b"started" in scripts.record("long")
     assert told(scripts)[before:] == [
         *((b"started", b"short"), (b"completed", b"short")),
+        *((b"started", b"rejected"), (b"dead", b"rejected")),
         (b"started", b"long"),
     ]
 
