@@ -118,30 +118,28 @@ class StreamsConsumer(Consumer):
 
     def _ask(self, room: int, *, suspects: int, brought: Sequence[Handed] = ()) -> Fetched:
         # Most of a fetch for short jobs has ended by the next one: settlements tell of those.
-        now, quietly = time.monotonic(), self._ahead.reaches_out and room > 0
-        held = self._in_flight
-        held.untold = [row for row in held.untold if held.has(row[1].lease)]
+        quietly, untold = self._ahead.reaches_out and room > 0, self._in_flight.untold
+        due = untold.due(early=not quietly)
         fetched = self.broker.commands.fetch(
             self.queue_name,
             self._worker.name,
             room,
             lowest_first=self._fetches % _LOWEST_FIRST_EVERY == 0,
             suspects=suspects,
-            taken=[*brought, *(it for due, it in held.untold if due <= now or not quietly)],
+            taken=[*brought, *due],
             tell=not quietly,
             signals=self._signals,
         )
         self._signals = []
-        held.untold = [row for row in held.untold if row[0] > now and quietly]
+        untold.drop(due)
         if quietly:
-            due = now + STALE_MS / 1000
-            held.untold += [(due, each) for each in fetched.deliveries if each.lease.count == 1]
+            first = (each for each in fetched.deliveries if each.lease.count == 1)
+            untold.add(first, wait_s=STALE_MS / 1000)
         return fetched
 
     def _tell(self) -> None:
         """Tell the records of what they were not told of, if there is any."""
-        held = self._in_flight
-        if any(held.has(each.lease) for _, each in held.untold):
+        if self._in_flight.untold.any():
             self._ask(0, suspects=0)
 
     def _fetch(self, room: int) -> None:
@@ -191,7 +189,7 @@ class StreamsConsumer(Consumer):
             if any(b"sealed" in each.fields[::2] for each in handed):
                 handed = self._looked_up(handed)
             else:
-                self._in_flight.untold += [(0.0, each) for each in handed]
+                self._in_flight.untold.add(handed)
             self._gives_way = bool(handed)
             self._take(handed)
 

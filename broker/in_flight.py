@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Iterable
 
 from broker.ahead import Ahead
-from broker.commands import Handed
 from broker.delivery import SUSPECT_FROM, Delivery, Lease, Slot
+from broker.untold import Untold
 
 
 class InFlight:
@@ -27,8 +27,8 @@ class InFlight:
         self._awaited = -1
         #: How many have ended so far.
         self.ended = 0
-        #: What the records were not told of, with the time from which they are; the consumer's.
-        self.untold: list[tuple[float, Handed]] = []
+        #: The consumer's.
+        self.untold = Untold(self.has)
         #: A consumer is there that may bring more.
         self._taking = False
 
