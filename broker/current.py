@@ -45,7 +45,9 @@ class CurrentJob:
         return self._progress(self.queue, self._lease, self.id, float(fraction), note)
 
 
-_current: ContextVar[CurrentJob | None] = ContextVar("headrace_current_job", default=None)
+_current: ContextVar[tuple[Delivery, Progress] | None] = ContextVar(
+    "headrace_current_job", default=None
+)
 
 
 def current_job() -> CurrentJob:
@@ -54,10 +56,18 @@ def current_job() -> CurrentJob:
     Raises:
       NoCurrentJob: none is.
     """
-    job = _current.get()
-    if job is None:
+    found = _current.get()
+    if found is None:
         raise NoCurrentJob("current_job: there is one only while a worker runs an actor")
-    return job
+    delivery, progress = found
+    return CurrentJob(
+        delivery.message_id,
+        delivery.queue_name,
+        delivery.actor_name,
+        delivery.attempt,
+        delivery.lease,
+        progress,
+    )
 
 
 def running() -> bool:
@@ -67,15 +77,7 @@ def running() -> bool:
 
 def begin(delivery: Delivery, progress: Progress) -> None:
     """The calling thread runs this delivery from here on."""
-    job = CurrentJob(
-        delivery.message_id,
-        delivery.queue_name,
-        delivery.actor_name,
-        delivery.attempt,
-        delivery.lease,
-        progress,
-    )
-    _current.set(job)
+    _current.set((delivery, progress))
 
 
 def end() -> None:
