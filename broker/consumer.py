@@ -88,12 +88,12 @@ class StreamsConsumer(Consumer):
         """Wait until a fetch is worth it; returns how many to take, 0 for none yet."""
         ahead, held, wait = self._ahead, self._in_flight.held, self._in_flight.wait_for_room
         half = max(1, ahead.limit // 2)
-        if not ahead.reaches_out and held() >= ahead.limit:
-            self._tell()
         if ahead.reaches_out:
             if wait(ahead.limit, half, STALE_MS / 1000) < half:
                 return 0
         else:
+            if held() >= ahead.limit:
+                self._tell()
             room = wait(ahead.limit, 1, self._patience() / 1000)
             if room <= 0:
                 return 0
