@@ -160,31 +160,34 @@ def streams(server: EmbeddedValkey, new_broker: NewBroker) -> StreamsBroker:
     return made
 
 
-def test_what_a_slow_job_keeps_waiting_goes_back_for_others_to_run(
-    streams: StreamsBroker, start_worker: StartWorker
-) -> None:
+@pytest.fixture
+def held_up(streams: StreamsBroker, start_worker: StartWorker) -> Jobs:
+    """A worker with one thread has come to the slow job."""
     jobs = Jobs(streams)
     start_worker(streams, threads=1)
     wait_for(jobs.blocked, "the slow job")
-    assert jobs.held[-1] > PREFETCH, "short jobs are taken ahead"
-    eventually(jobs.held_now, lambda held: held <= PREFETCH, what="the rest was handed back")
+    return jobs
+
+
+def test_what_a_slow_job_keeps_waiting_goes_back_for_others_to_run(
+    streams: StreamsBroker, held_up: Jobs
+) -> None:
+    assert held_up.held[-1] > PREFETCH, "short jobs are taken ahead"
+    eventually(held_up.held_now, lambda held: held <= PREFETCH, what="the rest was handed back")
     assert streams.worker.in_flight("work").ended == SLOW, "what goes back has not ended"
     eventually(
         lambda: streams.inspector.queue("work"),
         lambda info: info.in_flight <= PREFETCH and info.ready >= JOBS - SLOW - PREFETCH,
         what="the server has the rest",
     )
-    jobs.finish()
+    held_up.finish()
 
 
 def test_a_slow_job_among_short_ones_is_told_of_while_it_runs(
-    streams: StreamsBroker, start_worker: StartWorker
+    streams: StreamsBroker, held_up: Jobs
 ) -> None:
-    jobs = Jobs(streams)
-    start_worker(streams, threads=1)
-    wait_for(jobs.blocked, "the slow job")
-    wait_for_word_of(jobs.messages[SLOW], streams)
-    jobs.finish()
+    wait_for_word_of(held_up.messages[SLOW], streams)
+    held_up.finish()
 
 
 def test_slow_jobs_within_the_prefetch_are_told_of_while_they_run(
@@ -210,15 +213,12 @@ def test_slow_jobs_within_the_prefetch_are_told_of_while_they_run(
 
 
 def test_a_process_that_drains_tells_of_the_slow_job_that_it_waits_for(
-    streams: StreamsBroker, start_worker: StartWorker
+    streams: StreamsBroker, held_up: Jobs
 ) -> None:
-    jobs = Jobs(streams)
-    start_worker(streams, threads=1)
-    wait_for(jobs.blocked, "the slow job")
     draining = threading.Thread(target=streams.worker.drain)
     draining.start()
-    wait_for_word_of(jobs.messages[SLOW], streams)
-    jobs.go_on.set()
+    wait_for_word_of(held_up.messages[SLOW], streams)
+    held_up.go_on.set()
     draining.join(PATIENCE_S)
     assert not draining.is_alive()
     assert streams.inspector.queue("work").in_flight == 0
@@ -239,22 +239,19 @@ def test_a_paused_worker_hands_back_and_the_consumer_that_follows_tells_of_what_
 
 
 def test_a_job_that_is_taken_ahead_is_cancelled_before_and_after_it_has_gone_back(
-    streams: StreamsBroker, start_worker: StartWorker
+    streams: StreamsBroker, held_up: Jobs
 ) -> None:
-    jobs = Jobs(streams)
-    start_worker(streams, threads=1)
-    wait_for(jobs.blocked, "the slow job")
-    before, after = jobs.messages[SLOW + PREFETCH], jobs.messages[SLOW + PREFETCH + 1]
+    before, after = held_up.messages[SLOW + PREFETCH], held_up.messages[SLOW + PREFETCH + 1]
     assert streams.jobs.cancel(before)
-    eventually(jobs.held_now, lambda held: held <= PREFETCH, what="the rest was handed back")
+    eventually(held_up.held_now, lambda held: held <= PREFETCH, what="the rest was handed back")
     assert streams.jobs.cancel(after)
     for message in (before, after):
         found = streams.jobs.wait(message, timeout=int(PATIENCE_S * 1000))
         assert found.state is State.CANCELLED
-    jobs.go_on.set()
-    assert len(set(jobs.runs.take(JOBS - 2))) == JOBS - 2
+    held_up.go_on.set()
+    assert len(set(held_up.runs.take(JOBS - 2))) == JOBS - 2
     streams.join("work", timeout=int(PATIENCE_S * 1000))
-    assert jobs.runs.nothing_more(0)
+    assert held_up.runs.nothing_more(0)
 
 
 @pytest.fixture
@@ -278,13 +275,10 @@ def test_what_goes_back_by_a_script_that_is_not_answered_runs_once(
 
 
 def test_each_beginning_and_each_end_of_short_jobs_is_told_once_and_in_order(
-    streams: StreamsBroker, start_worker: StartWorker
+    streams: StreamsBroker, held_up: Jobs
 ) -> None:
-    jobs = Jobs(streams)
-    start_worker(streams, threads=1)
-    wait_for(jobs.blocked, "the slow job")
-    jobs.finish()
-    told: dict[str, list[str]] = {message.message_id: [] for message in jobs.messages}
+    held_up.finish()
+    told: dict[str, list[str]] = {message.message_id: [] for message in held_up.messages}
     for event in reversed(streams.events.latest("work", 10 * JOBS)):
         told[event.message_id].append(event.name)
     assert Counter(map(tuple, told.values())) == {("queued", "started", "completed"): JOBS}
@@ -300,6 +294,7 @@ def test_a_bound_that_somebody_has_set_is_kept(
 ) -> None:
     options: dict[str, Any] = {"concurrency": {"work": 3}} if bound == "a concurrency" else {}
     if not options:
+        # As the environment does it: both have read that when they were imported.
         for module in ("dramatiq.worker", "broker.worker_process"):
             monkeypatch.setattr(f"{module}.QUEUE_PREFETCH", 3)
     streams = new_broker("streams", server.url, **options)
