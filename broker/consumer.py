@@ -79,7 +79,7 @@ class StreamsConsumer(Consumer):
         if room <= 0 or not self._worker.wait_for_releases(self.queue_name, self.timeout / 1000):
             return None
         if self._quiet % _FETCH_EVERY_QUIET:
-            self._block(self._patience())
+            self._block(room, self._patience())
         else:
             self._fetch(room)
         return self._in_flight.next()
@@ -158,13 +158,13 @@ class StreamsConsumer(Consumer):
             return
         self._tell()
         if fetched.due_in_ms is None:
-            self._block(self._patience())
+            self._block(room, self._patience())
         elif fetched.due_in_ms > 0:
             block_ms = min(self._patience(), fetched.due_in_ms)
-            self._block(block_ms, due_s=block_ms / 1000)
+            self._block(room, block_ms, due_s=block_ms / 1000)
             self._quiet = 0
 
-    def _block(self, block_ms: int, *, due_s: float | None = None) -> None:
+    def _block(self, room: int, block_ms: int, *, due_s: float | None = None) -> None:
         streams = [self._keys.wake] if self._gated else [*self._keys.ready, self._keys.wake]
         consumer, block = self._worker.name, ("COUNT", 1, "BLOCK", block_ms)
         ids = [">"] * len(streams)
@@ -183,14 +183,18 @@ class StreamsConsumer(Consumer):
         self._quiet = 0 if reply else self._quiet + 1
         handed = self._read(reply or ())
         if any(gate is not None for gate in gates):
-            for taken in handed:
-                self._settle(taken.lease, "", Release())
-        else:
+            room = 0
+        # The server counts by level: a batch of several wakes this up with one of each.
+        handed.sort(key=lambda each: each.lease.level, reverse=True)
+        for surplus in handed[room:]:
+            self._settle(surplus.lease, "", Release())
+        handed = handed[:room]
+        if handed:
             if any(b"sealed" in each.fields[::2] for each in handed):
                 handed = self._looked_up(handed)
             else:
                 self._in_flight.untold.add(handed)
-            self._gives_way = bool(handed)
+            self._gives_way = True
             self._take(handed)
 
     def _looked_up(self, handed: list[Handed]) -> list[Handed]:

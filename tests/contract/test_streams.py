@@ -177,6 +177,41 @@ def test_a_queues_concurrency_is_a_hard_cap_and_other_queues_go_on(
     assert max(most) == 2
 
 
+def test_a_batch_of_several_priorities_keeps_to_a_queues_concurrency(
+    server: EmbeddedValkey,
+    new_broker: NewBroker,
+    start_worker: StartWorker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    streams = new_broker("streams", server.url, concurrency={"work": 1})
+    assert isinstance(streams, StreamsBroker)
+    seen, finish = Seen(), threading.Semaphore(0)
+
+    @dramatiq.actor(queue_name="work", broker=streams)
+    def work(priority: int) -> None:
+        seen.add(priority)
+        assert finish.acquire(timeout=PATIENCE_S)
+
+    messages = [work.message_with_options(args=(n,), broker_priority=n) for n in range(3)]
+    fetch, armed = Commands.fetch, threading.Event()
+
+    def fetch_before_they_come(commands: Commands, *args: Any, **kwargs: Any) -> Fetched:
+        fetched = fetch(commands, *args, **kwargs)
+        if armed.is_set():  # the blocked read is next, and finds an entry in each level
+            armed.clear()
+            streams.enqueue_many(messages)
+        return fetched
+
+    monkeypatch.setattr(Commands, "fetch", fetch_before_they_come)
+    armed.set()
+    start_worker(streams, threads=4)
+    for priority in (2, 1, 0):
+        assert seen.next() == priority
+        assert seen.nothing_more(), "a second job was started"
+        finish.release()
+    streams.join("work", timeout=TIMEOUT_MS)
+
+
 def limited(new_broker: NewBroker, server: EmbeddedValkey, limit: QueueLimit) -> StreamsBroker:
     made = new_broker("streams", server.url, limits={"work": limit})
     assert isinstance(made, StreamsBroker)
