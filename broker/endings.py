@@ -81,13 +81,13 @@ class Endings:
     def settlement(self, delivery: Delivery, outcome: Outcome) -> Settlement:
         """The end as it is written, with what the job's record is told."""
         message = delivery.message
-        key = self._options.get(message, "deduplication_key", None) or ""
+        key = evidence.encodable(str(self._options.get(message, "deduplication_key", None) or ""))
         failure = None if delivery.cancelled else delivery.exception
         error = "" if failure is None else delivery.told(failure)
         # Not recorded(): another language's option of any kind must not hinder the end.
         recorded = self._options.get(message, "records", True) is not False
         facts = facts_of(delivery, error) if recorded else None
-        return Settlement(delivery.lease, message.message_id, str(key), outcome, facts, error)
+        return Settlement(delivery.lease, message.message_id, key, outcome, facts, error)
 
     def _of_rejected(self, delivery: Delivery, error: BaseException | None) -> Outcome:
         if isinstance(error, Shutdown):

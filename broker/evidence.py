@@ -101,10 +101,15 @@ def traceback_of(error: BaseException) -> str:
 
 
 def shortened(said: str, longest: int = _LONGEST_TRACEBACK) -> str:
-    """Text that JSON can carry: the beginning and the end of what is longer, in characters."""
+    """:func:`encodable` text: the beginning and the end of what is longer, in characters."""
     if len(said) > longest:
         head = longest // 4
         said = f"{said[:head]} … {said[len(said) + head + 3 - longest :]}"
+    return encodable(said)
+
+
+def encodable(said: str) -> str:
+    """Text that UTF-8 can carry: lone surrogates, which JSON may bring, are replaced."""
     return said.encode("utf-8", "replace").decode()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from broker import evidence
 from broker.delivery import Delivery
 
 
@@ -16,7 +17,7 @@ def facts_of(delivery: Delivery, error: str) -> list[str]:
     if error:
         facts += ("error", error)
     if "correlation_id" in options:
-        facts += ("correlation", str(options["correlation_id"]))
+        facts += ("correlation", evidence.encodable(str(options["correlation_id"])))
     if "traceparent" in options:
         facts += ("trace", trace_id(options["traceparent"]))
     return facts
@@ -24,4 +25,4 @@ def facts_of(delivery: Delivery, error: str) -> list[str]:
 
 def trace_id(traceparent: object) -> str:
     """The trace's id out of a W3C ``traceparent``."""
-    return str(traceparent)[3:35]
+    return evidence.encodable(str(traceparent)[3:35])

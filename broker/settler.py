@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -60,6 +60,8 @@ class Settler(OwnThread):
         self._changed = threading.Condition()
         #: By queue: what is being written.
         self._writing: dict[str, list[Settlement]] = {}
+        #: By queue: how many at the head of its inbox are settled one at a time.
+        self._singly: Counter[str] = Counter()
         #: How many have to wait before its thread is woken.
         self._wanted = 1
 
@@ -143,8 +145,11 @@ class Settler(OwnThread):
     def _take(self, queue: str) -> list[Settlement]:
         if queue in self._held:
             return self._held[queue].batch
-        waiting = self._inbox[queue]
-        return [waiting.popleft() for _ in range(min(len(waiting), BATCH))]
+        waiting, most = self._inbox[queue], BATCH
+        if self._singly[queue]:
+            self._singly[queue] -= 1
+            most = 1
+        return [waiting.popleft() for _ in range(min(len(waiting), most))]
 
     def _settle(self, queue: str, batch: list[Settlement]) -> None:
         held, begin = self._held.get(queue), time.monotonic()
@@ -161,15 +166,25 @@ class Settler(OwnThread):
             self._hold(queue, _Held(batch, pause, time.monotonic() + pause))
             return
         except Exception:
+            if len(batch) > 1:
+                self._separate(queue, batch)
+                return
             self._logger.exception(
-                "Settling %d deliveries of %r failed; they will be delivered again.",
-                *(len(batch), queue),
-                extra={"queueName": queue},
+                "Settling message %r of %r failed; it will be delivered again.",
+                *(batch[0].message_id, queue),
+                extra={"queueName": queue, "jobId": batch[0].message_id},
             )
         else:
             self._report(queue, batch, replies, repeated=held is not None)
             self._settled(queue, batch, replies, time.monotonic() - begin)
         self._hold(queue, None)
+
+    def _separate(self, queue: str, batch: list[Settlement]) -> None:
+        """Settle one by one what could not be together: the others are not to suffer for one."""
+        with self._changed:
+            self._held.pop(queue, None)
+            self._inbox[queue].extendleft(reversed(batch))
+            self._singly[queue] += len(batch)
 
     def _hold(self, queue: str, held: _Held | None) -> None:
         with self._changed:

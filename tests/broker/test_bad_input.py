@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from typing import Any
 
@@ -9,7 +10,7 @@ import dramatiq
 import pytest
 import redis
 from dramatiq import Message
-from dramatiq.errors import ActorNotFound, BrokerConnectionError, ConnectionClosed
+from dramatiq.errors import ActorNotFound, BrokerConnectionError, ConnectionClosed, Retry
 
 from broker import (
     AuthenticationRefused,
@@ -18,6 +19,7 @@ from broker import (
     InvalidOption,
     MessageTooLarge,
     QueueLimit,
+    RateLimited,
     ServerOutOfMemory,
     ServerRefused,
     ServerTooOld,
@@ -25,6 +27,7 @@ from broker import (
     UnsupportedClient,
 )
 from broker.embedded import EmbeddedValkey
+from middleware.rate_limits import RateLimits
 from tests.applications import application
 from tests.broker.old_server import old_server
 from tests.conftest import NewBroker, NewServer, StartWorker
@@ -48,6 +51,14 @@ def streams(server: EmbeddedValkey, new_broker: NewBroker) -> StreamsBroker:
 
 def message(*args: object, actor: str = "record", **options: object) -> Message[None]:
     return Message(queue_name="work", actor_name=actor, args=args, kwargs={}, options=dict(options))
+
+
+def declare_idle(streams: StreamsBroker) -> dramatiq.Actor[[], None]:
+    @dramatiq.actor(queue_name="work", broker=streams)
+    def idle() -> None:
+        pass
+
+    return idle
 
 
 def is_empty(streams: StreamsBroker) -> bool:
@@ -202,6 +213,42 @@ def test_an_undecodable_body_is_buried_as_it_came(
     assert letter.reason == "undecodable"
     assert letter.fields["args"] == b"\xff"
     assert "work" in letter.error
+
+
+@pytest.mark.parametrize("option", ["correlation_id", "deduplication_key", "traceparent"], ids=str)
+def test_an_option_that_is_no_utf_8_hinders_no_end(
+    streams: StreamsBroker,
+    start_worker: StartWorker,
+    client: redis.Redis,
+    namespace: str,
+    option: str,
+) -> None:
+    done = declare_idle(streams)
+    lone_surrogate = json.dumps({option: "00-\ud800"})
+    client.xadd(
+        f"{{{namespace}:work}}:ready:0",
+        {"id": "1", "actor": done.actor_name, "at": 1, "args": "[]", "options": lone_surrogate},
+    )
+    start_worker(streams)
+    streams.join("work", timeout=int(PATIENCE_S * 1000))
+    assert not streams.inspector.dead("work")
+
+
+@pytest.mark.parametrize("error", [Retry("later", delay=10**30), RateLimited(10**30)], ids=repr)
+def test_a_delay_for_ever_is_one_of_very_long(
+    streams: StreamsBroker, start_worker: StartWorker, error: Exception
+) -> None:
+    streams.add_middleware(RateLimits())
+
+    @dramatiq.actor(queue_name="work", broker=streams)
+    def put_off() -> None:
+        raise error
+
+    sent = put_off.send()
+    start_worker(streams)
+    info = eventually(lambda: streams.inspector.queue("work"), lambda found: found.scheduled == 1)
+    assert info.in_flight == 0
+    assert streams.jobs.cancel(sent)
 
 
 def _closed_port() -> int:

@@ -60,3 +60,32 @@ def test_08_a_thread_that_dies_alone_is_started_again_and_nothing_is_lost(
     eventually(lambda: alive(f"headrace-{thread}"), lambda found: found not in ([], [before]))
     assert f"The {thread}'s thread has died" in caplog.text
     streams.join("work", timeout=TIMEOUT_MS)
+
+
+def test_an_end_that_cannot_be_written_does_not_hinder_the_others(
+    seen: Seen, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    streams = dramatiq.get_broker()
+    assert isinstance(streams, StreamsBroker)
+    client: Any = streams.client
+    keys = streams.commands.keys("work")
+    real, all_ran = Commands.settle, threading.Event()
+
+    def together(*args: Any, **kwargs: Any) -> Any:
+        all_ran.wait(PATIENCE_S)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(Commands, "settle", together)
+    record = streams.get_actor("record")
+    messages = [record.message(number) for number in range(6)]
+    streams.enqueue_many(messages)
+    assert sorted(seen.take(6)) == list(range(6))
+    client.set(f"{keys.job_prefix}{messages[3].message_id}", "no hash")
+    all_ran.set()
+    left = eventually(lambda: client.xrange(keys.ready[0]), lambda found: len(found) == 1)
+    assert left[0][1][b"id"].decode() == messages[3].message_id
+    assert f"Settling message {messages[3].message_id!r} of 'work' failed" in caplog.text
+    client.delete(f"{keys.job_prefix}{messages[3].message_id}")
+    assert seen.next() == 3
+    streams.join("work", timeout=TIMEOUT_MS)
+    assert seen.nothing_more()
