@@ -20,6 +20,7 @@ from dramatiq import Broker
 from dramatiq.logging import get_logger
 from dramatiq.middleware import Middleware
 from opentelemetry import metrics, trace
+from opentelemetry.metrics._internal import _ProxyMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
@@ -63,10 +64,12 @@ class Service:
 
 
 class Sdk:
-    """The providers of this process; those that the application made itself are not among them."""
+    """The providers of this process: those made here, and the application's own in their place."""
 
     def __init__(
-        self, tracer_provider: TracerProvider | None, meter_provider: MeterProvider | None
+        self,
+        tracer_provider: trace.TracerProvider | None,
+        meter_provider: metrics.MeterProvider | None,
     ) -> None:
         self._tracer_provider = tracer_provider
         self._meter_provider = meter_provider
@@ -77,7 +80,7 @@ class Sdk:
         """Make the global providers of this process, as far as there is somewhere to send to.
 
         Call it after the fork. A provider that is there already, the application's own or that
-        of ``opentelemetry-instrument``, is left alone.
+        of ``opentelemetry-instrument``, is left as it is, and flushed with ours.
 
         Raises:
           SettingsError: an exporter is not installed, or the Prometheus endpoint can't be opened.
@@ -101,10 +104,11 @@ class Sdk:
         Exporters try again for as long as they see fit, so they get a thread of their own.
         """
         deadline = time.monotonic() + timeout_s
+        providers = (self._tracer_provider, self._meter_provider)
+        # The API's providers have nothing to flush; only an SDK's have.
+        flushes = [getattr(provider, "force_flush", None) for provider in providers]
         threads = [
-            threading.Thread(target=provider.force_flush, daemon=True)
-            for provider in (self._tracer_provider, self._meter_provider)
-            if provider is not None
+            threading.Thread(target=flush, daemon=True) for flush in flushes if flush is not None
         ]
         for thread in threads:
             thread.start()
@@ -142,8 +146,11 @@ class ProcessSdk(Middleware):
             self._sdk.flush()
 
 
-def _set_up_traces(resource: Resource, export: ExportSettings) -> TracerProvider | None:
-    if not export.traces or not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+def _set_up_traces(resource: Resource, export: ExportSettings) -> trace.TracerProvider | None:
+    there = trace.get_tracer_provider()
+    if not isinstance(there, trace.ProxyTracerProvider):
+        return there
+    if not export.traces:
         return None
     most, batch = (None, None) if export.sdks_batches else (_MOST_WAITING, _BATCH)
     provider = TracerProvider(resource=resource)
@@ -158,7 +165,10 @@ def _set_up_traces(resource: Resource, export: ExportSettings) -> TracerProvider
 
 def _set_up_metrics(
     resource: Resource, settings: TelemetrySettings, export: ExportSettings
-) -> MeterProvider | None:
+) -> metrics.MeterProvider | None:
+    there = metrics.get_meter_provider()
+    if not isinstance(there, _ProxyMeterProvider):
+        return there
     histograms = Histograms()
     readers: list[MetricReader] = []
     if settings.prometheus is not None:

@@ -242,6 +242,47 @@ trace.set_tracer_provider(own)"""
     assert _run(tmp_path, {"OTEL_TRACES_EXPORTER": "console"}, before, after) == "True\n"
 
 
+OWN = """\
+from opentelemetry import metrics, trace
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+own = Resource.create({"service.name": "own", "service.instance.id": "1"})
+tracer_provider = TracerProvider(resource=own)
+tracer_provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+trace.set_tracer_provider(tracer_provider)
+reader = PeriodicExportingMetricReader(OTLPMetricExporter())
+metrics.set_meter_provider(MeterProvider([reader], resource=own))
+"""
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_an_applications_own_providers_are_the_only_ones_of_a_worker_and_flushed_at_its_end(
+    source: str, launch: Launcher, producer: StreamsBroker, order: str
+) -> None:
+    source = OWN + source if order == "before" else source + OWN
+    with Receiver("http/protobuf") as receiver:
+        environment = receiver.environment | {
+            "OTEL_BSP_SCHEDULE_DELAY": "600000",  # so what is exported is exported at the end
+            "OTEL_METRIC_EXPORT_INTERVAL": "600000",
+        }
+        workers = launch(source, environment=environment)
+        workers.wait_until_ready()
+        send(producer, "one")
+        workers.wait_for_log("greeted")
+        assert workers.terminate() == 0
+        (run,) = receiver.received.wait_for_spans("process mail")
+        (point,) = receiver.received.wait_for_points("messaging.process.duration")
+    assert (run.resource["service.name"], point.resource["service.name"]) == ("own", "own")
+    assert point.count == 1
+    assert "Overriding" not in workers.log
+
+
 def test_an_exporter_that_is_not_installed_is_named(tmp_path: Path) -> None:
     after = "raise AssertionError"
     with pytest.raises(AssertionError, match=r"OTEL_TRACES_EXPORTER.*'carrier-pigeon'"):
