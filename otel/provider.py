@@ -1,7 +1,8 @@
-"""A meter provider whose histograms are ours: :mod:`otel.histogram`."""
+"""A meter provider whose histograms are ours: :mod:`otel.histogram`; exporters that end in time."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from opentelemetry.sdk.metrics.export import (
     PeriodicExportingMetricReader,
 )
 from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from otel import names
 from otel.histogram import Histogram, added
@@ -47,12 +49,44 @@ class Histograms:
         return added(data, list(self._known.values()))
 
 
-class Periodic(PeriodicExportingMetricReader):
-    """Exports ours too."""
+class Patience:
+    """How long the exit of a process waits for its exporters, all of them together."""
 
-    def __init__(self, exporter: Any, histograms: Histograms) -> None:
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._deadline: float | None = None
+
+    def left_ms(self) -> float:
+        """What is left of it; the clock starts with the first call."""
+        now = time.monotonic()
+        if self._deadline is None:
+            self._deadline = now + self._seconds
+        return max(0.0, self._deadline - now) * 1000
+
+
+class Batches(BatchSpanProcessor):
+    """Exports spans in batches; at the end it waits no longer than its patience."""
+
+    def __init__(self, exporter: Any, patience: Patience, *, most: int | None, batch: int | None):
+        super().__init__(exporter, max_queue_size=most, max_export_batch_size=batch)
+        self._patience = patience
+
+    def shutdown(self) -> None:
+        """The SDK's would wait for half a minute, and can't be told."""
+        self._batch_processor.shutdown(int(self._patience.left_ms()))
+
+
+class Periodic(PeriodicExportingMetricReader):
+    """Exports ours too; at the end it waits no longer than its patience."""
+
+    def __init__(self, exporter: Any, histograms: Histograms, patience: Patience) -> None:
         self._histograms = histograms
+        self._patience = patience
         super().__init__(exporter)
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
+        """As the SDK's."""
+        super().shutdown(min(timeout_millis, self._patience.left_ms()), **kwargs)
 
     def _receive_metrics(self, metrics_data: MetricsData, *args: Any, **kwargs: Any) -> None:
         super()._receive_metrics(self._histograms.added(metrics_data), *args, **kwargs)

@@ -7,7 +7,9 @@ sampler, limits, batches, intervals, propagators, resource attributes.
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -26,16 +28,15 @@ from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from broker.errors import SettingsError
 from otel import names
 from otel.metrics import BUCKETS_TO_AN_HOUR
 from otel.prometheus import serve
-from otel.provider import Histograms, Periodic, Provider, Scraped
+from otel.provider import Batches, Histograms, Patience, Periodic, Provider, Scraped
 from otel.settings import ExportSettings, TelemetrySettings
 
-#: How long the end of a process waits for what is not exported yet, in seconds.
+#: How long a flush, and the end of a process, wait for what is not exported yet, in seconds.
 FLUSH_S: Final = 3.0
 
 #: Spans that may wait for the exporter, and those that go at once, unless OTEL_BSP_* says other
@@ -85,10 +86,10 @@ class Sdk:
         Raises:
           SettingsError: an exporter is not installed, or the Prometheus endpoint can't be opened.
         """
-        resource = _resource(service)
+        resource, patience = _resource(service), Patience(FLUSH_S)
         return cls(
-            _set_up_traces(resource, export) if settings.enabled else None,
-            _set_up_metrics(resource, settings, export)
+            _set_up_traces(resource, export, patience) if settings.enabled else None,
+            _set_up_metrics(resource, settings, export, patience)
             if settings.enabled and settings.metrics
             else None,
         )
@@ -137,8 +138,16 @@ class ProcessSdk(Middleware):
         self._sdk = self._set_up("worker")
 
     def after_scheduler_boot(self, broker: Broker) -> None:
-        """periodiq forks nothing, and ends as any program does: the SDK flushes itself."""
+        """periodiq forks nothing, and ends as any program does: the SDK flushes itself.
+
+        Unless a signal ends it, so SIGTERM makes it exit from here on.
+        """
         self._sdk = self._set_up("scheduler")
+        if (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        ):
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit())
 
     def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:
         """Nothing runs any more and everything is settled."""
@@ -146,7 +155,9 @@ class ProcessSdk(Middleware):
             self._sdk.flush()
 
 
-def _set_up_traces(resource: Resource, export: ExportSettings) -> trace.TracerProvider | None:
+def _set_up_traces(
+    resource: Resource, export: ExportSettings, patience: Patience
+) -> trace.TracerProvider | None:
     there = trace.get_tracer_provider()
     if not isinstance(there, trace.ProxyTracerProvider):
         return there
@@ -156,15 +167,13 @@ def _set_up_traces(resource: Resource, export: ExportSettings) -> trace.TracerPr
     provider = TracerProvider(resource=resource)
     for name in export.traces:
         exporter = _load("opentelemetry_traces_exporter", "OTEL_TRACES_EXPORTER", name)
-        provider.add_span_processor(
-            BatchSpanProcessor(exporter(), max_queue_size=most, max_export_batch_size=batch)
-        )
+        provider.add_span_processor(Batches(exporter(), patience, most=most, batch=batch))
     trace.set_tracer_provider(provider)
     return provider
 
 
 def _set_up_metrics(
-    resource: Resource, settings: TelemetrySettings, export: ExportSettings
+    resource: Resource, settings: TelemetrySettings, export: ExportSettings, patience: Patience
 ) -> metrics.MeterProvider | None:
     there = metrics.get_meter_provider()
     if not isinstance(there, _ProxyMeterProvider):
@@ -175,7 +184,9 @@ def _set_up_metrics(
         readers.append(Scraped(serve(settings.prometheus), histograms))
     for name in export.metrics:
         made = _load("opentelemetry_metrics_exporter", "OTEL_METRICS_EXPORTER", name)()
-        readers.append(made if isinstance(made, MetricReader) else Periodic(made, histograms))
+        readers.append(
+            made if isinstance(made, MetricReader) else Periodic(made, histograms, patience)
+        )
     if not readers:
         return None
     provider: MeterProvider

@@ -26,7 +26,7 @@ from broker.intake_commands import IntakeCommands
 from broker.schedule import Schedule
 from otel.labels import Labels
 from otel.metrics import BUCKETS, BUCKETS_TO_AN_HOUR, Metrics
-from otel.provider import Histograms, Periodic, Provider
+from otel.provider import Histograms, Patience, Periodic, Provider
 from otel.tally import MOST, Tally
 from otel.tracing import Tracing
 from otel.utilization import Utilization
@@ -45,7 +45,9 @@ class Measured:
         self.provider: MeterProvider
         if whose == "ours":
             histograms = Histograms()
-            self.provider = Provider([Periodic(exporter, histograms)], resource, histograms)
+            self.provider = Provider(
+                [Periodic(exporter, histograms, Patience(3))], resource, histograms
+            )
         else:
             self.provider = MeterProvider([PeriodicExportingMetricReader(exporter)], resource)
 

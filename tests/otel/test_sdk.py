@@ -17,9 +17,11 @@ from bench.otlp import Receiver
 from broker import StreamsBroker
 from broker.embedded import EmbeddedValkey
 from broker.errors import SettingsError
+from otel.sdk import FLUSH_S
 from otel.settings import ExportSettings, TelemetrySettings
 from tests.conftest import NewBroker
 from tests.processes import ROOT, Launcher
+from tests.waiting import PATIENCE_S, eventually
 
 MODULE = """\
 import os
@@ -95,7 +97,9 @@ def test_each_worker_process_exports_says_which_it_is_and_leaves_nothing_behind(
     assert resource["deployment.environment.name"] == "development"
 
 
-def test_a_scheduler_exports_its_fires(source: str, tmp_path: Path) -> None:
+def test_a_scheduler_exports_its_fires_before_it_ends(
+    source: str, tmp_path: Path, producer: StreamsBroker
+) -> None:
     module = source.replace("Retries(),", "Retries(), Periodic(),")
     module = module.replace('queue_name="mail"', 'queue_name="mail", periodic=cron("* * * * * *")')
     (tmp_path / "clock.py").write_text(
@@ -108,15 +112,19 @@ def test_a_scheduler_exports_its_fires(source: str, tmp_path: Path) -> None:
             env={
                 **os.environ,
                 **receiver.environment,
+                "OTEL_BSP_SCHEDULE_DELAY": "600000",  # so what is exported is exported at the end
                 "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]),
             },
             stderr=subprocess.DEVNULL,
         )
         try:
-            (send, *_) = receiver.received.wait_for_spans("send mail")
+            eventually(lambda: producer.inspector.size("mail"), bool, what="a fire")
+            process.terminate()
+            assert process.wait(PATIENCE_S) == 0
         finally:
             process.kill()
             process.wait()
+        (send, *_) = receiver.received.wait_for_spans("send mail")
     assert send.resource["service.name"] == "shop-scheduler"
 
 
@@ -139,6 +147,47 @@ def test_a_dead_collector_does_not_hold_up_the_end(
         assert workers.terminate() == 0
         assert time.monotonic() - begin < 10
         assert "could not be exported" in workers.log
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("protocol", "is_silent"), [("grpc", False), ("http/protobuf", True)], ids=["refused", "silent"]
+)
+def test_a_dead_collector_does_not_hold_up_the_end_of_a_program(
+    valkey_server: EmbeddedValkey, namespace: str, protocol: str, is_silent: bool
+) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        if is_silent:
+            listener.listen()
+        environ = {
+            "REDIS_URL": valkey_server.url,
+            "QUEUE_PREFIX": namespace,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{listener.getsockname()[1]}",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+            "OTEL_METRIC_EXPORT_INTERVAL": "100",
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "otel"],
+            cwd=ROOT,
+            env={**os.environ, **environ},
+            stderr=subprocess.PIPE,
+        )
+        try:
+            assert process.stderr is not None
+            if is_silent:
+                listener.settimeout(PATIENCE_S)
+                listener.accept()
+            else:
+                process.stderr.readline()  # that it could not be exported
+            begin = time.monotonic()
+            process.terminate()
+            assert process.wait(60) == 0
+            assert time.monotonic() - begin < FLUSH_S + 3
+        finally:
+            process.kill()
+            process.communicate()
 
 
 @pytest.mark.parametrize(
