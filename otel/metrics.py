@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -141,10 +142,15 @@ class Metrics(Middleware):
         begin, self._thread.send_at = self._thread.send_at, None
         if begin is None:
             return
-        queue, error = messages[0].queue_name, _error(exception)
-        attributes = _attributes("send", queue, None, error)
+        error = _error(exception)
+        queues = {message.queue_name for message in messages}
+        one = queues.pop() if len(queues) == 1 else None  # a flow's steps may have many
+        attributes = _attributes("send", one, None, error)
         self._operation_duration.record(time.perf_counter() - begin, attributes)
-        self._sent.add(attributes, count=len(messages))
+        # Of a fire that another scheduler has made nothing is sent.
+        counted = Counter(each.queue_name for each in (messages if sent is None else sent))
+        for queue, count in counted.items():
+            self._sent.add(_attributes("send", queue, None, error), count=count)
 
     # -- Runs -------------------------------------------------------------------------
 
@@ -272,12 +278,10 @@ def _queue_and_actor(queue: str, actor: str) -> Labels:
 
 
 @lru_cache(maxsize=1_000)
-def _attributes(operation: str, queue: str, actor: str | None, error: str | None) -> Labels:
-    found = {
-        names.SYSTEM: names.REDIS,
-        names.OPERATION_NAME: operation,
-        names.DESTINATION: queue,
-    }
+def _attributes(operation: str, queue: str | None, actor: str | None, error: str | None) -> Labels:
+    found = {names.SYSTEM: names.REDIS, names.OPERATION_NAME: operation}
+    if queue is not None:
+        found[names.DESTINATION] = queue
     if actor is not None:
         found[names.ACTOR] = actor
     if error is not None:

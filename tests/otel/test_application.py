@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import dramatiq
 import pytest
@@ -53,17 +54,22 @@ def endings(spans: list[Span]) -> list[str]:
     return [span.attributes["headrace.outcome"] for span in spans]
 
 
-def runs_measured(reader: InMemoryMetricReader) -> int:
-    """How many runs took time, by the histogram."""
+def points(reader: InMemoryMetricReader, name: str) -> list[Any]:
     data = reader.get_metrics_data()
     assert data is not None
     metrics = data.resource_metrics[0].scope_metrics[0].metrics
-    return sum(
-        point.count  # type: ignore[union-attr,misc]
-        for metric in metrics
-        if metric.name == "messaging.process.duration"
-        for point in metric.data.data_points
-    )
+    return [each for metric in metrics if metric.name == name for each in metric.data.data_points]
+
+
+def runs_measured(reader: InMemoryMetricReader) -> int:
+    """How many runs took time, by the histogram."""
+    return sum(point.count for point in points(reader, "messaging.process.duration"))
+
+
+def sent(reader: InMemoryMetricReader) -> dict[str, int]:
+    """How many messages were sent, by queue."""
+    found = points(reader, "messaging.client.sent.messages")
+    return {each.attributes["messaging.destination.name"]: each.value for each in found}
 
 
 def test_a_job_over_its_rate_is_parked_and_runs_later_as_the_same_attempt(
@@ -160,8 +166,28 @@ def test_what_a_schedule_sends_is_a_trace_of_its_own_linked_to_the_fire(
     assert sends[link.span_id].trace_id != run.trace_id
 
 
+def test_a_fire_that_is_not_made_is_not_counted_as_sent(
+    broker: StreamsBroker, received: Received, reader: InMemoryMetricReader
+) -> None:
+    @dramatiq.actor(queue_name="mail")
+    def greet() -> None:
+        pass
+
+    once = Schedule(name="tick", queue="mail", actor="greet", cron="* * * * * *", overlap="skip")
+    scheduler = Scheduler(broker, [once])
+    eventually(
+        lambda: scheduler.tick() and len(received.spans("send mail")),
+        lambda tried: tried >= 2,
+        what="a second fire, while the first one's message waits",
+    )
+    assert sent(reader) == {"mail": 1}
+
+
 def test_the_steps_of_a_flow_are_one_trace(
-    broker: StreamsBroker, received: Received, start_worker: StartWorker
+    broker: StreamsBroker,
+    received: Received,
+    start_worker: StartWorker,
+    reader: InMemoryMetricReader,
 ) -> None:
     @dramatiq.actor(queue_name="one")
     def one() -> int:
@@ -185,3 +211,4 @@ def test_the_steps_of_a_flow_are_one_trace(
     assert first.parent_id == created["create one"].span_id
     assert second.parent_id == created["create two"].span_id
     assert created["create two"].attributes["messaging.destination.name"] == "two"
+    assert sent(reader) == {"one": 1, "two": 1}
