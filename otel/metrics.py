@@ -104,13 +104,13 @@ class Metrics(Middleware):
             names.PROCESS_DURATION,
             unit="s",
             description="Time of a run.",
-            explicit_bucket_boundaries_advisory=BUCKETS,
+            explicit_bucket_boundaries_advisory=BUCKETS_TO_AN_HOUR,
         )
         self._wait_duration = meter.create_histogram(
             names.WAIT_DURATION,
             unit="s",
             description="Time that a message was ready and not running.",
-            explicit_bucket_boundaries_advisory=BUCKETS,
+            explicit_bucket_boundaries_advisory=BUCKETS_TO_AN_HOUR,
         )
         self._batch_size = meter.create_histogram(
             names.SETTLE_BATCH_SIZE,

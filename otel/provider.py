@@ -19,9 +19,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from otel import names
 from otel.histogram import Histogram, added
-from otel.metrics import BUCKETS, BUCKETS_TO_AN_HOUR
-
-_TO_AN_HOUR = frozenset({names.PROCESS_DURATION, names.WAIT_DURATION})
+from otel.metrics import BUCKETS
 
 
 class Histograms:
@@ -38,10 +36,8 @@ class Histograms:
         *,
         explicit_bucket_boundaries_advisory: Sequence[float] | None = None,
     ) -> Histogram:
-        """As a meter's ``create_histogram``; runs and waits have buckets up to an hour."""
+        """As a meter's ``create_histogram``."""
         bounds = explicit_bucket_boundaries_advisory or BUCKETS
-        if name in _TO_AN_HOUR:
-            bounds = BUCKETS_TO_AN_HOUR
         return self._known.setdefault(name, Histogram(name, unit, description, bounds))
 
     def added(self, data: MetricsData) -> MetricsData:

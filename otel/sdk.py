@@ -25,13 +25,10 @@ from opentelemetry import metrics, trace
 from opentelemetry.metrics._internal import _ProxyMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader
-from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 
 from broker.errors import SettingsError
-from otel import names
-from otel.metrics import BUCKETS_TO_AN_HOUR
 from otel.prometheus import serve
 from otel.provider import Batches, Histograms, Patience, Periodic, Provider, Scraped
 from otel.settings import ExportSettings, TelemetrySettings
@@ -44,14 +41,6 @@ FLUSH_S: Final = 3.0
 #: as a collector is away.
 _MOST_WAITING: Final = 512
 _BATCH: Final = 128
-
-_VIEWS: Final = tuple(
-    View(
-        instrument_name=name,
-        aggregation=ExplicitBucketHistogramAggregation(boundaries=BUCKETS_TO_AN_HOUR),
-    )
-    for name in (names.PROCESS_DURATION, names.WAIT_DURATION)
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +180,7 @@ def _set_up_metrics(
         return None
     provider: MeterProvider
     if export.sdks_histograms:
-        provider = MeterProvider(readers, resource=resource, views=_VIEWS)
+        provider = MeterProvider(readers, resource=resource)
     else:
         provider = Provider(readers, resource, histograms)
     metrics.set_meter_provider(provider)

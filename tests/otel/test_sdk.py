@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from bench.otlp import Receiver
 from broker import StreamsBroker
 from broker.embedded import EmbeddedValkey
 from broker.errors import SettingsError
+from otel.metrics import BUCKETS_TO_AN_HOUR
 from otel.sdk import FLUSH_S
 from otel.settings import ExportSettings, TelemetrySettings
 from tests.conftest import NewBroker
@@ -280,6 +282,60 @@ sdk.flush()"""
     assert '"name": "two"' in printed
     assert '"name": "one"' not in printed
     assert '"service.name": "billing"' in printed
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "temporality", "is_exponential", "exemplars"),
+    [
+        ("OTEL_SERVICE_NAME", "ours", 2, False, 1),
+        ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta", 1, False, 1),
+        (
+            "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
+            "base2_exponential_bucket_histogram",
+            *(2, True, 1),
+        ),
+        ("OTEL_METRICS_EXEMPLAR_FILTER", "always_off", 2, False, 0),
+    ],
+)
+def test_what_the_variables_say_of_histograms_holds_for_the_time_of_a_run(
+    tmp_path: Path,
+    variable: str,
+    value: str,
+    temporality: int,
+    is_exponential: bool,
+    exemplars: int,
+) -> None:
+    before = """\
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+OTLPMetricExporter.export = lambda self, data, **_: print(data.to_json(indent=None))"""
+    after = """\
+from dramatiq import Message, MessageProxy
+from otel.metrics import Metrics
+run, measure = MessageProxy(Message("mail", "greet", (), {}, {})), Metrics()
+sampled = trace.SpanContext(1, 1, False, trace.TraceFlags(1))
+with trace.use_span(trace.NonRecordingSpan(sampled)):
+    measure.before_process_message(None, run)
+    measure.after_process_message(None, run)
+sdk.flush()"""
+    printed = _run(
+        tmp_path,
+        {
+            "OTEL_METRICS_EXPORTER": "otlp",
+            "OTEL_METRIC_EXPORT_INTERVAL": "600000",
+            variable: value,
+        },
+        before,
+        after,
+    )
+    (scope,) = json.loads(printed.splitlines()[0])["resource_metrics"][0]["scope_metrics"]
+    data = {metric["name"]: metric["data"] for metric in scope["metrics"]}
+    measured = data["messaging.process.duration"]
+    (point,) = measured["data_points"]
+    assert measured["aggregation_temporality"] == temporality
+    assert ("scale" in point) is is_exponential
+    if not is_exponential:
+        assert point["explicit_bounds"] == list(BUCKETS_TO_AN_HOUR)
+    assert len(point["exemplars"]) == exemplars
 
 
 def test_an_applications_own_provider_is_left_alone(tmp_path: Path) -> None:
