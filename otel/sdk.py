@@ -75,12 +75,12 @@ class Sdk:
         Raises:
           SettingsError: an exporter is not installed, or the Prometheus endpoint can't be opened.
         """
+        if not (settings.enabled and export.enabled):
+            return cls(None, None)
         resource, patience = _resource(service), Patience(FLUSH_S)
         return cls(
-            _set_up_traces(resource, export, patience) if settings.enabled else None,
-            _set_up_metrics(resource, settings, export, patience)
-            if settings.enabled and settings.metrics
-            else None,
+            _set_up_traces(resource, export, patience),
+            _set_up_metrics(resource, settings, export, patience) if settings.metrics else None,
         )
 
     @property

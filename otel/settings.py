@@ -66,6 +66,8 @@ class TelemetrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What OTEL_* says that the SDK does not read by itself. Without any of it nothing is sent."""
 
+    #: False: no SDK, whatever else is said.
+    enabled: bool = True
     #: The exporters' names, as their packages register them.
     traces: tuple[str, ...]
     metrics: tuple[str, ...]
@@ -83,7 +85,7 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
         """
         environ = os.environ if environ is None else environ
         if (value_of(environ, "OTEL_SDK_DISABLED") or "").strip().lower() == "true":
-            return cls(traces=(), metrics=())
+            return cls(enabled=False, traces=(), metrics=())
         return cls(
             traces=_exporters(environ, "traces"),
             metrics=_exporters(environ, "metrics"),

@@ -124,6 +124,24 @@ def test_the_queues_are_reported_without_any_worker(
         process.communicate()
 
 
+def test_an_sdk_that_is_disabled_has_no_endpoint(tmp_path: Path, port: int) -> None:
+    settings = tmp_path / "settings.toml"
+    settings.write_text(f"[telemetry]\nprometheus = {{ port = {port} }}\n")
+    environ = {"HEADRACE_SETTINGS": str(settings), "OTEL_SDK_DISABLED": "TRUE"}
+    done = subprocess.run(
+        [sys.executable, "-m", "otel"],
+        cwd=ROOT,
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 1
+    assert "no metrics exporter" in done.stderr
+    assert str(port) not in done.stderr
+
+
 def test_a_port_that_is_taken_and_a_host_that_is_not_here_are_named() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -221,7 +221,9 @@ def test_a_dead_collector_does_not_hold_up_the_end_of_a_program(
 def test_what_is_exported_is_what_the_variables_say(
     environ: dict[str, str], traces: tuple[str, ...], metrics: tuple[str, ...]
 ) -> None:
-    assert ExportSettings.load(environ) == ExportSettings(traces=traces, metrics=metrics)
+    enabled = "OTEL_SDK_DISABLED" not in environ
+    expected = ExportSettings(enabled=enabled, traces=traces, metrics=metrics)
+    assert ExportSettings.load(environ) == expected
 
 
 @pytest.mark.parametrize("name", ["OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE"])
