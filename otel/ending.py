@@ -66,6 +66,11 @@ def error_type(exception: BaseException) -> str:
     while exception.__cause__ is not None and id(exception.__cause__) not in seen:
         exception = exception.__cause__
         seen.add(id(exception))
+    return type_name(exception)
+
+
+def type_name(exception: BaseException) -> str:
+    """The class of the exception, with its module unless that is Python's own."""
     kind = type(exception)
     name = kind.__qualname__
     return (name if kind.__module__ == "builtins" else f"{kind.__module__}.{name}")[:_LONGEST]

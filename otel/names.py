@@ -27,6 +27,9 @@ BATCH_COUNT: Final = "messaging.batch.message_count"
 SERVER_ADDRESS: Final = "server.address"
 SERVER_PORT: Final = "server.port"
 ERROR_TYPE: Final = "error.type"
+EXCEPTION_TYPE: Final = "exception.type"
+EXCEPTION_MESSAGE: Final = "exception.message"
+EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
 
 #: The value of ``messaging.system``; the conventions list none for Redis.
 REDIS: Final = "redis"

@@ -13,9 +13,9 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
 
-from broker import StreamsBroker, flow_step
+from broker import StreamsBroker, evidence, flow_step
 from otel import names
-from otel.ending import error_type
+from otel.ending import error_type, type_name
 from otel.propagation import forget, inject
 from otel.server import Attributes, server_attributes
 
@@ -156,8 +156,17 @@ class SendSpans(Middleware):
         kind = error_type(exception)
         span.set_attribute(names.ERROR_TYPE, kind)
         if self._exception_texts and texts:
-            span.record_exception(exception)
-            span.set_status(Status(StatusCode.ERROR, f"{type(exception).__name__}: {exception}"))
+            # As the SDK's record_exception, but of any exception: a text that can't be had or
+            # encoded would take the span, or all that are exported with it; a long one is held
+            # as often as spans wait.
+            text = evidence.text(exception)
+            noted = {
+                names.EXCEPTION_TYPE: type_name(exception),
+                names.EXCEPTION_MESSAGE: text.partition(": ")[2],
+                names.EXCEPTION_STACKTRACE: evidence.traceback_of(exception),
+            }
+            span.add_event("exception", noted)
+            span.set_status(Status(StatusCode.ERROR, text))
         else:
             span.set_status(Status(StatusCode.ERROR, kind))
 

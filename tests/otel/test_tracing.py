@@ -182,6 +182,7 @@ def test_a_failure_is_an_error_and_a_retry_links_to_the_attempt_before(
     (event,) = first.events
     assert event.name == "exception"
     assert event.attributes["exception.type"] == "ValueError"
+    assert event.attributes["exception.message"] == "could not greet"
     assert "no such address" in event.attributes["exception.stacktrace"]
     assert "error.type" not in third.attributes
     assert [run.attributes["headrace.attempt"] for run in (first, second, third)] == [1, 2, 3]
@@ -193,6 +194,41 @@ def test_a_failure_is_an_error_and_a_retry_links_to_the_attempt_before(
     # The run has ended when its retry is prepared, and the retry is not a send.
     assert first.end_ns <= second.start_ns
     assert len(received.spans("send mail")) == 1
+
+
+class Mute(Exception):
+    """Has no text."""
+
+    def __str__(self) -> str:
+        raise LookupError
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (Mute(), "Mute: <LookupError in its __str__>"),
+        (ValueError("half \ud800 a character"), "ValueError: half ? a character"),
+        (ValueError("x" * 1_000_000), "ValueError: xx"),
+    ],
+    ids=["no text", "no unicode", "a megabyte"],
+)
+def test_a_failure_is_told_whatever_its_text_is(
+    traced: Traced, received: Received, start_worker: StartWorker, error: Exception, text: str
+) -> None:
+    broker = traced()
+
+    @dramatiq.actor(queue_name="mail")
+    def greet() -> None:
+        raise error
+
+    greet.send()
+    start_worker(broker)
+    (run,) = received.wait_for_spans("process mail")
+    assert (run.status, run.attributes["headrace.outcome"]) == ("ERROR", "failed")
+    assert run.description.startswith(text)
+    (event,) = run.events
+    assert len(run.description) + len(event.attributes["exception.message"]) <= 4_000
+    assert 0 < len(event.attributes["exception.stacktrace"]) <= 8_000
 
 
 @pytest.mark.parametrize("encrypted", [False, True], ids=["by a setting", "of encrypted jobs"])
