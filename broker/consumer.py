@@ -13,7 +13,7 @@ from dramatiq.broker import Consumer, MessageProxy
 from dramatiq.errors import DecodeError
 from dramatiq.logging import get_logger
 
-from broker import entry, evidence
+from broker import entry, evidence, foreign_options
 from broker.ahead import STALE_MS
 from broker.commands import Fetched, Handed
 from broker.delivery import Delivery, Lease
@@ -245,6 +245,11 @@ class StreamsConsumer(Consumer):
             self._bury(handed, handed.field(b"id"), error)
         else:
             delivery = Delivery(message, handed.lease)
+            foreign_options.drop_throws(delivery.options)
+            early_ms = foreign_options.take_eta(delivery.options)
+            if early_ms > 0:
+                self._worker.put_off(delivery, early_ms)
+                return None
             if OPTION in message.options:
                 delivery.given = handed.field(b"given")
             return delivery

@@ -12,7 +12,7 @@ from broker.outcome import Bury, Cancel, Done, Outcome, Park, Release, Retry
 
 _pack = packing.pack_array
 #: A hundred years: what is due after the year 9999 nobody can show.
-_LONGEST_DELAY_MS: Final = 100 * 365 * 86_400_000
+LONGEST_DELAY_MS: Final = 100 * 365 * 86_400_000
 
 
 class Settlement(msgspec.Struct, frozen=True):
@@ -45,10 +45,10 @@ class Settlement(msgspec.Struct, frozen=True):
             case Done(result):
                 return _pack(("done", *common, result))
             case Retry(delay_ms, level, fields):
-                delay_ms, kept = min(delay_ms, _LONGEST_DELAY_MS), packing.pack(fields, level)
+                delay_ms, kept = min(delay_ms, LONGEST_DELAY_MS), packing.pack(fields, level)
                 return _pack(("retry", *common, delay_ms, fields, kept, level))
             case Park(delay_ms):
-                return _pack(("park", *common, min(delay_ms, _LONGEST_DELAY_MS)))
+                return _pack(("park", *common, min(delay_ms, LONGEST_DELAY_MS)))
             case Release():
                 return _pack(("release", *common))
             case Cancel():

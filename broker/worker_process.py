@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from typing import TYPE_CHECKING, Any
@@ -22,9 +23,9 @@ from broker.endings import Endings
 from broker.errors import ServerRefused
 from broker.in_flight import InFlight, SuspectSlot
 from broker.outbox import Letter
-from broker.outcome import Abandon, Bury, Cancel, Park, Parked, Release
+from broker.outcome import Abandon, Bury, Cancel, Park, Parked, Release, Retry
 from broker.queue_rules import QueueRules
-from broker.settlement import Settlement
+from broker.settlement import LONGEST_DELAY_MS, Settlement
 from broker.worker_threads import WorkerThreads
 
 if TYPE_CHECKING:
@@ -217,6 +218,13 @@ class WorkerProcess:
             self.suspects.free(message.lease)
         else:
             self.settle(message.queue_name, self._endings.settlement(message, outcome))
+
+    def put_off(self, delivery: Delivery, delay_ms: float) -> None:
+        """Schedule the message of a delivery that is not held, instead of running it."""
+        delivery.attempt = 0
+        fields = self._broker.codec.encode(delivery.message)
+        outcome = Retry(math.ceil(min(delay_ms, LONGEST_DELAY_MS)), delivery.lease.level, fields)
+        self.settle(delivery.queue_name, self._endings.settlement(delivery, outcome))
 
     def settle(self, queue: str, settlement: Settlement) -> None:
         """Have the end of a delivery written; returns at once."""

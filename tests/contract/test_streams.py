@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import time
 from typing import Any
 
 import dramatiq
@@ -606,6 +608,95 @@ def test_a_message_written_by_another_language_is_executed(
         {"id": "7d2c", "actor": "record", "at": "1764000000000", "args": '["from elsewhere"]'},
     )
     assert recorder.seen.next() == "from elsewhere"
+
+
+def foreign(client: redis.Redis, namespace: str, value: str, **options: object) -> None:
+    """Another language's message for the recorder, with these options."""
+    client.xadd(
+        f"{{{namespace}:work}}:ready:0",
+        {
+            "id": f"id of {value}",
+            "actor": "record",
+            "at": int(time.time() * 1000),
+            "args": json.dumps([value]),
+            "options": json.dumps(options),
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    "eta", [2**70, float("inf"), 4_000_000_000_000], ids=["huge", "infinite", "in 2096"]
+)
+def test_another_languages_message_with_an_eta_is_scheduled_and_takes_no_place(
+    streams: StreamsBroker,
+    start_worker: StartWorker,
+    client: redis.Redis,
+    namespace: str,
+    eta: float,
+) -> None:
+    recorder = Recorder()
+    for number in range(20):
+        foreign(client, namespace, f"later {number}", eta=eta)
+    start_worker(streams, threads=1)
+    recorder.actor.send("now")
+    assert recorder.seen.next() == "now"
+    info = eventually(
+        lambda: streams.inspector.queue("work"), lambda i: i.in_flight == 0, what="settled"
+    )
+    assert (info.ready, info.scheduled, info.dead) == (0, 20, 0)
+    record = streams.jobs.get("id of later 7")
+    assert record is not None
+    assert (record.state.value, record.attempts) == ("scheduled", 0)
+    assert streams.jobs.promote("id of later 7")
+    assert recorder.seen.next() == "later 7"
+    assert streams.jobs.wait("id of later 7", TIMEOUT_MS).state.value == "completed"
+    assert streams.jobs.cancel("id of later 8")
+    assert recorder.seen.nothing_more()
+
+
+@pytest.mark.parametrize("eta", [None, "soon", 0, 1.5, -1, True, float("nan")], ids=repr)
+def test_another_languages_message_whose_eta_is_over_or_none_runs_at_once(
+    streams: StreamsBroker,
+    start_worker: StartWorker,
+    client: redis.Redis,
+    namespace: str,
+    eta: object,
+) -> None:
+    recorder = Recorder()
+    foreign(client, namespace, "due", eta=eta, records="no bool")
+    start_worker(streams, threads=1)
+    assert recorder.seen.next() == "due"
+    streams.join("work", timeout=TIMEOUT_MS)
+
+
+def test_another_languages_message_runs_when_its_eta_comes(
+    streams: StreamsBroker, start_worker: StartWorker, client: redis.Redis, namespace: str
+) -> None:
+    recorder = Recorder()
+    eta = int(time.time() * 1000) + 700
+    foreign(client, namespace, "then", eta=eta)
+    start_worker(streams, threads=1)
+    assert recorder.seen.next() == "then"
+    assert time.time() * 1000 >= eta
+    streams.join("work", timeout=TIMEOUT_MS)
+
+
+@pytest.mark.parametrize("throws", ["ValueError", ["ValueError"], {"a": 1}, 7, True], ids=repr)
+def test_an_option_throws_that_is_no_class_ends_no_thread(
+    streams: StreamsBroker,
+    start_worker: StartWorker,
+    client: redis.Redis,
+    namespace: str,
+    throws: object,
+) -> None:
+    recorder = Recorder()
+    for _ in range(2):
+        foreign(client, namespace, "fail", throws=throws)
+    start_worker(streams, threads=1)
+    recorder.actor.send("after")
+    assert sorted(recorder.seen.take(3)) == ["after", "fail", "fail"]
+    streams.join("work", timeout=TIMEOUT_MS)
+    assert [letter.reason for letter in streams.inspector.dead("work")] == ["retries_exhausted"] * 2
 
 
 def test_construction_makes_no_connection() -> None:
