@@ -43,12 +43,14 @@ def test_55_a_killed_sweeper_keeps_the_next_one_back_for_its_lease_only(
     server: EmbeddedValkey, namespace: str, launch: Launcher, effects: Effects
 ) -> None:
     broker = StreamsBroker(url=server.url, namespace=namespace)
+    now_ms, _ = broker.schedule_commands.look(QUEUE)
+    hourly = f"{(now_ms // 60_000 + 30) % 60} * * * *"  # none comes due by itself meanwhile
     timing = Schedule(
-        name="sweep", queue=QUEUE, actor="sweep", cron="@hourly", overlap="skip", misfire="all"
+        name="sweep", queue=QUEUE, actor="sweep", cron=hourly, overlap="skip", misfire="all"
     )
     scheduler = Scheduler(broker, [timing])
 
-    def another_hour() -> int | None:  # hardly one comes due by itself meanwhile
+    def another_hour() -> int | None:
         state = broker.commands.keys(QUEUE).schedules_state
         broker.client.hincrby(state, "mark:sweep", -3_600_000)
         scheduler.tick()
