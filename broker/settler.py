@@ -145,11 +145,13 @@ class Settler(OwnThread):
     def _take(self, queue: str) -> list[Settlement]:
         if queue in self._held:
             return self._held[queue].batch
-        waiting, most = self._inbox[queue], BATCH
+        waiting = self._inbox[queue]
         if self._singly[queue]:
             self._singly[queue] -= 1
-            most = 1
-        return [waiting.popleft() for _ in range(min(len(waiting), most))]
+            # Held, as one that is tried again: it is gone if the script that failed has settled it.
+            self._held[queue] = _Held([waiting.popleft()], _FIRST_PAUSE, 0.0)
+            return self._held[queue].batch
+        return [waiting.popleft() for _ in range(min(len(waiting), BATCH))]
 
     def _settle(self, queue: str, batch: list[Settlement]) -> None:
         held, begin = self._held.get(queue), time.monotonic()
