@@ -47,7 +47,10 @@ function keepFresh() {
 // -- A search that found nothing in the part it looked at goes on by itself once it is told to.
 async function searchOn(link) {
   let address = link.href;
-  const told = document.querySelector(".table__empty");
+  // In the link's place: the table is a live part, where it would be overwritten.
+  const told = link.parentElement;
+  told.setAttribute("role", "status");
+  told.textContent = "Looking on.";
   for (let parts = 2; ; parts += 1) {
     const page = await read(address);
     const next = page.querySelector("a[data-onward]");

@@ -18,7 +18,7 @@ from dramatiq import Message
 from dramatiq.middleware import Retries
 from PIL import Image
 from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from broker import QueueLimit, State, StreamsBroker
 from broker.embedded import EmbeddedValkey
@@ -209,6 +209,35 @@ def test_a_search_goes_on_by_itself_until_there_is_a_job(
     page.get_by_role("link", name="Search on").click()
     expect(page.get_by_role("link", name=needle.message_id)).to_be_visible()
     stage.inspector.purge("many")
+
+
+def test_a_search_tells_how_far_it_is_while_the_page_is_kept_fresh(
+    chromium: Chromium, site: Site, stage: StreamsBroker, scene: Scene
+) -> None:
+    first = "/queues/parts/jobs?by=correlation&for=nobody"
+    stage.enqueue(Message("parts", "count", (), {}, {}))
+    k = stage.commands.keys("parts")
+    stage.client.register_script(CLONE)([k.ready[0], k.job_prefix], [10_000, 0, "ready"])
+    page = chromium.new_page(base_url=site[1])
+    page.clock.install()
+    page.goto(first)
+    asked: list[Route] = []
+
+    def answer(route: Route) -> None:
+        """The first part for the second; the third keeps the search waiting."""
+        asked.append(route)
+        if len(asked) == 1:
+            route.fulfill(response=route.fetch(url=f"{site[1]}{first}"))
+
+    page.route("**/jobs?*after=*", answer)
+    page.get_by_role("link", name="Search on").click()
+    expect(page.get_by_text("None in 2 parts so far; looking on.")).to_be_visible()
+    page.locator("[data-live=jobs]").evaluate("each => { each.dataset.seen = true }")
+    page.clock.fast_forward(3_000)
+    expect(page.locator("[data-live=jobs][data-seen]")).to_have_count(0)
+    expect(page.get_by_text("None in 2 parts so far; looking on.")).to_be_visible()
+    page.close()
+    stage.inspector.purge("parts")
 
 
 def test_light_and_dark_are_the_systems_until_one_is_chosen(page: Page, scene: Scene) -> None:
