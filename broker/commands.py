@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -23,6 +22,7 @@ from broker.outbox import Letter
 from broker.outcome import Settled
 from broker.record_commands import RecordCommands
 from broker.retention import Keep
+from broker.scripts import Argument
 from broker.settlement import Settlement
 from broker.workers import unseen
 
@@ -141,9 +141,9 @@ class Commands(RecordCommands, LetterCommands, LimitCommands, NoticeCommands, Op
         if max_depth:
             keys += [key for level, key in enumerate(k.ready) if level not in streams]
             keys.append(k.scheduled)
-        with _refusing(queue, max_depth):
-            known = self._run("enqueue", keys, token, max_depth, int(inner), *packed)
-        return [id.decode() for id in known]
+        return self._let_in(
+            queue, max_depth, "enqueue", keys, token, max_depth, int(inner), *packed
+        )
 
     def schedule(
         self,
@@ -176,8 +176,22 @@ class Commands(RecordCommands, LetterCommands, LimitCommands, NoticeCommands, Op
             *(k.job_prefix, k.events, k.recent("cancelled"), k.control),
             *(k.ready if max_depth else ()),
         )
-        with _refusing(queue, max_depth):
-            known = self._run("schedule", keys, token, delay_ms, max_depth, int(inner), *packed)
+        return self._let_in(
+            queue, max_depth, "schedule", keys, token, delay_ms, max_depth, int(inner), *packed
+        )
+
+    def _let_in(
+        self, queue: str, max_depth: int, name: str, keys: Sequence[str], *args: Argument
+    ) -> list[str]:
+        try:
+            known = self._run(name, keys, *args)
+        except redis.ResponseError as error:
+            refusal, _, depth = str(error).partition(" ")
+            if refusal == "CLOSED":
+                raise QueueClosed(queue) from None
+            if refusal == "FULL":
+                raise QueueFull(queue, int(depth), max_depth) from None
+            raise
         return [id.decode() for id in known]
 
     def fetch(
@@ -321,16 +335,3 @@ def _hand_back(k: QueueKeys) -> tuple[str, ...]:
         *(k.dead, k.dead_messages, k.wake, k.dedup, k.job_prefix),
         *(k.events, k.recent("dead"), k.recent("cancelled"), k.outbox, k.lapsing),
     )
-
-
-@contextmanager
-def _refusing(queue: str, max_depth: int) -> Iterator[None]:
-    try:
-        yield
-    except redis.ResponseError as error:
-        refusal, _, depth = str(error).partition(" ")
-        if refusal == "CLOSED":
-            raise QueueClosed(queue) from None
-        if refusal != "FULL":
-            raise
-        raise QueueFull(queue, int(depth), max_depth) from None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import redis
@@ -34,7 +33,7 @@ class Direct:
 
     def pipeline(self, *commands: Sequence[Any]) -> list[Any]:
         """Send all, then read the reply of each; that of a refused one is its error."""
-        with self._exchange() as connection:
+        with _Exchange(self._pool) as connection:
             connection.send_packed_command(connection.pack_commands(commands))
             return [_reply(connection) for _ in commands]
 
@@ -44,34 +43,37 @@ class Direct:
         A server ends a BLOCK at its next tick, a tenth of a second apart by default; this
         wakes itself up by CLIENT UNBLOCK.
         """
-        with self._exchange() as connection:
+        with _Exchange(self._pool) as connection:
             connection.send_packed_command(connection.pack_commands((("CLIENT", "ID"), *commands)))
             own_id = _reply(connection)
             if not connection.can_read(timeout=due_s):
                 self.pipeline(("CLIENT", "UNBLOCK", own_id))
             return [_reply(connection) for _ in commands]
 
-    @contextmanager
-    def _exchange(self) -> Iterator[redis.Connection]:
-        connection = self._connection()
-        answered = False
-        try:
-            yield connection
-            answered = True
-        finally:
-            if not answered:
-                connection.disconnect()
-            self._pool.release(connection)
 
-    def _connection(self) -> redis.Connection:
+class _Exchange:
+    """A connection of the pool's, for commands and all of their replies."""
+
+    def __init__(self, pool: redis.ConnectionPool) -> None:
+        self._pool = pool
+
+    def __enter__(self) -> redis.Connection:
         try:
-            return self._pool.get_connection()
+            self._connection = self._pool.get_connection()
         except Exception:
             raise
         except BaseException:
             # In the middle of a handshake, after which redis-py keeps the connection.
             self._pool.disconnect(inuse_connections=False)
             raise
+        return self._connection
+
+    def __exit__(self, error: object, *_: object) -> None:
+        try:
+            if error is not None:
+                self._connection.disconnect()
+        finally:
+            self._pool.release(self._connection)
 
 
 def _reply(connection: redis.Connection) -> Any:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import redis
 from dramatiq.errors import ConnectionClosed, ConnectionFailed, RateLimitExceeded
@@ -223,12 +222,12 @@ def is_denial(error: redis.RedisError) -> bool:
     return isinstance(error, _DENIED) or _DENIED_TEXT.match(str(error)) is not None
 
 
-@contextmanager
-def translated() -> Iterator[None]:
-    """Raise Dramatiq's connection errors in place of redis-py's.
+class translated:  # noqa: N801 - a with statement reads it as a verb
+    """Raises Dramatiq's connection errors in place of redis-py's.
 
     redis-py's TimeoutError is no ConnectionError and a refusal by the server is a
-    ResponseError; Dramatiq's worker retries only BrokerConnectionError.
+    ResponseError; Dramatiq's worker retries only BrokerConnectionError. A class, because a
+    generator would cost each command as much as the encoding of its message.
 
     Raises:
       AuthenticationRefused: wrong credentials, or a command denied by the ACL.
@@ -237,24 +236,35 @@ def translated() -> Iterator[None]:
       ClusterClientRequired: the key is on another node of a cluster.
       ConnectionClosed: anything that may pass by itself.
     """
-    try:
-        yield
-    except _DENIED as error:
-        raise AuthenticationRefused(f"the server refused access: {error}") from error
-    except redis.exceptions.OutOfMemoryError as error:
-        raise ServerOutOfMemory(f"the server is out of memory: {error}") from error
-    except redis.exceptions.MovedError as error:
-        raise ClusterClientRequired("not the node that keeps this queue") from error
-    except _TRANSIENT as error:
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, _: type[BaseException] | None, error: BaseException | None, __: object
+    ) -> None:
+        if error is not None and (ours := _translation(error)) is not None:
+            raise ours from error
+
+
+def _translation(error: BaseException) -> Exception | None:
+    if isinstance(error, _DENIED):
+        return AuthenticationRefused(f"the server refused access: {error}")
+    if isinstance(error, redis.exceptions.OutOfMemoryError):
+        return ServerOutOfMemory(f"the server is out of memory: {error}")
+    if isinstance(error, redis.exceptions.MovedError):
+        return ClusterClientRequired("not the node that keeps this queue")
+    if isinstance(error, _TRANSIENT):
         if (refusal := _certificate_error(error)) is not None:
-            raise CertificateRefused(f"the server's certificate or ours: {refusal}") from error
-        raise ConnectionClosed(error) from error
-    except redis.ResponseError as error:
-        if is_denial(error):
-            raise AuthenticationRefused(f"the server refused access: {error}") from error
-        if str(error).startswith(_TRANSIENT_CODES):
-            raise ConnectionClosed(error) from error
-        raise
+            return CertificateRefused(f"the server's certificate or ours: {refusal}")
+        return ConnectionClosed(error)
+    if not isinstance(error, redis.ResponseError):
+        return None
+    if is_denial(error):
+        return AuthenticationRefused(f"the server refused access: {error}")
+    return ConnectionClosed(error) if str(error).startswith(_TRANSIENT_CODES) else None
 
 
 def _certificate_error(error: BaseException) -> ssl.SSLError | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from broker.entry import Fields
 
 
@@ -20,8 +22,7 @@ class Claim:
     replaces: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class NewMessage:
+class NewMessage(msgspec.Struct, frozen=True):
     """A message on its way into a queue, encoded."""
 
     message_id: str

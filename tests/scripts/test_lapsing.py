@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from broker.commands import BEGINNING
@@ -20,7 +20,7 @@ TTL_MS = 60_000
 def lapsing(scripts: Scripts, message_id: str, *, outlives: bool = False) -> NewMessage:
     """A message that holds the key `k` for a time."""
     new = scripts.new(message_id, recorded=True)
-    return dataclasses.replace(new, claim=Claim("k", TTL_MS, outlives))
+    return msgspec.structs.replace(new, claim=Claim("k", TTL_MS, outlives))
 
 
 def times(scripts: Scripts) -> list[bytes]:
