@@ -40,6 +40,7 @@ from tests.waiting import eventually
 COMPOSE: dict[str, Any] = load_yaml(ROOT / "compose.yaml")
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 CONFIG = ROOT / "otel" / "config"
+OUR_IMAGE = COMPOSE["x-headrace"]["image"]
 #: What the broker gives the last settlements, in seconds.
 SETTLE_S = 5.0
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
@@ -63,7 +64,7 @@ def test_compose_keeps_the_specification() -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_every_container_is_pinned_hardened_and_bounded(name: str) -> None:
     service = SERVICES[name]
-    if "build" not in service:
+    if service["image"] != OUR_IMAGE:
         assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+\.\d+[\w.-]*", service["image"])
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", service["user"]), "a number, and not root"
     assert service["read_only"] is True
@@ -129,6 +130,21 @@ def test_every_secret_is_one_that_make_secrets_makes() -> None:
     (line,) = re.findall(r"^PASSWORDS := (.*)$", makefile, re.MULTILINE)
     made = {f"{name}_password" for name in line.split()} | {"dashboard_users"}
     assert set(COMPOSE["secrets"]) <= made
+
+
+def test_one_service_builds_the_image_of_all_and_starts_before_them() -> None:
+    """Several would export it under one name at once, which BuildKit refuses."""
+    ours = {name for name, service in SERVICES.items() if service["image"] == OUR_IMAGE}
+    assert len(ours) > 1
+    assert [name for name, service in SERVICES.items() if "build" in service] == ["users"]
+    for name in ours - {"users"}:
+        assert SERVICES[name]["pull_policy"] == "never", "nobody else's image of that name"
+        assert "users" in _starts_after(name)
+
+
+def _starts_after(name: str) -> set[str]:
+    first = set(SERVICES[name].get("depends_on", {}))
+    return first.union(*map(_starts_after, first))
 
 
 def test_two_schedulers_run() -> None:
@@ -270,6 +286,19 @@ def composed_redis(tmp_path: Path) -> Iterator[str]:
         finally:
             process.terminate()
             process.wait(20)
+
+
+def test_redis_is_healthy_only_if_it_answers_without_an_error(composed_redis: str) -> None:
+    program, *arguments = SERVICES["redis"]["healthcheck"]["test"][1:]
+    where = ["-p", composed_redis.split(":")[1]]
+
+    def status(user: str) -> int:
+        said = [user if each == "health" else each for each in arguments]
+        done = subprocess.run([program, *where, *said], capture_output=True, check=False)
+        return done.returncode
+
+    eventually(lambda: status("health"), lambda code: code == 0, what="a healthy server")
+    assert status("nobody") == 1, "NOAUTH is an answer as well"
 
 
 def test_each_process_works_as_its_own_user(
