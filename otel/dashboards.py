@@ -16,9 +16,8 @@ FOLDER: Final = Path(__file__).parent / "config" / "grafana" / "dashboards"
 #: What is chosen at the top of a dashboard.
 _QUEUE: Final = 'messaging_destination_name=~"$queue"'
 _TRACED_QUEUE: Final = 'span.messaging.destination.name =~ "$queue"'
-# A collector writes the unit 1 as _ratio, the process's own endpoint does not.
-_UTILIZATION: Final = '{__name__=~"headrace_worker_utilization(_ratio)?"}'
-_THREADS: Final = '{__name__=~"headrace_worker_threads(_ratio)?"}'
+_UTILIZATION: Final = "headrace:worker_utilization"
+_THREADS: Final = "headrace:worker_threads"
 
 
 def _rate(metric: str, *by: str, where: str = _QUEUE) -> str:
@@ -29,9 +28,10 @@ def _quantile(share: float, metric: str, *by: str, where: str = _QUEUE) -> str:
     return f"histogram_quantile({share}, {_rate(f'{metric}_bucket', 'le', *by, where=where)})"
 
 
-def _gauge(metric: str, *by: str, where: str = _QUEUE) -> str:
-    # One process of all reports; after it has died, another one.
-    return f"max by ({', '.join(by)}) ({metric}{{{where}}})"
+def _gauge(name: str, where: str = _QUEUE) -> str:
+    # As the rules beside the alerts record it, while it is fresh: what a process said that has
+    # died since is not shown.
+    return f"headrace:{name}{{{where}}}"
 
 
 def _quantiles(metric: str, where: str = _QUEUE) -> list[Query]:
@@ -47,8 +47,8 @@ _FAILED: Final = f'{_QUEUE}, headrace_outcome="failed"'
 _RUN: Final = f'{_QUEUE}, headrace_outcome=~"completed|failed"'
 _CONSUMED: Final = "messaging_client_consumed_messages_total"
 _DEAD: Final = f'{_QUEUE}, headrace_state="dead"'
-_MESSAGES: Final = _gauge("headrace_queue_messages", _Q, "headrace_state")
-_QUEUES: Final = ("queue", f"label_values(headrace_queue_messages, {_Q})")
+_MESSAGES: Final = _gauge("queue_messages")
+_QUEUES: Final = ("queue", f"label_values(headrace:queue_messages, {_Q})")
 
 OVERVIEW: Final = Dashboard(
     "overview",
@@ -78,7 +78,7 @@ OVERVIEW: Final = Dashboard(
         ),
         Panel(
             "Oldest message",
-            [Query(_gauge("headrace_queue_oldest_age_seconds", _Q), f"{{{{{_Q}}}}}")],
+            [Query(_gauge("queue_oldest_age_seconds"), f"{{{{{_Q}}}}}")],
             "s",
         ),
         Panel("Threads that are busy", [Query(f"avg({_UTILIZATION})", "all")], "percentunit"),
@@ -163,11 +163,11 @@ QUEUE: Final = Dashboard(
         ),
         Panel(
             "Live consumers",
-            [Query(_gauge("headrace_queue_consumers", _Q), f"{{{{{_Q}}}}}")],
+            [Query(_gauge("queue_consumers"), f"{{{{{_Q}}}}}")],
         ),
         Panel(
             "Paused",
-            [Query(_gauge("headrace_queue_paused", _Q), f"{{{{{_Q}}}}}")],
+            [Query(_gauge("queue_paused"), f"{{{{{_Q}}}}}")],
             "bool",
         ),
     ],
@@ -218,8 +218,8 @@ WORKERS: Final = Dashboard(
         Panel(
             "Memory of the server",
             [
-                Query("max by (server_address) (headrace_server_memory_used_bytes)", "used"),
-                Query("max by (server_address) (headrace_server_memory_limit_bytes)", "limit"),
+                Query("headrace:server_memory_used_bytes", "used"),
+                Query("headrace:server_memory_limit_bytes", "limit"),
             ],
             "bytes",
         ),
@@ -235,7 +235,7 @@ DEAD_LETTERS: Final = Dashboard(
             "Dead letters",
             [
                 Query(
-                    _gauge("headrace_queue_messages", _Q, where=_DEAD),
+                    _gauge("queue_messages", _DEAD),
                     f"{{{{{_Q}}}}}",
                 )
             ],
@@ -244,7 +244,7 @@ DEAD_LETTERS: Final = Dashboard(
             "More in an hour",
             [
                 Query(
-                    f"max by ({_Q}) (delta(headrace_queue_messages{{{_DEAD}}}[1h]))",
+                    f"delta({_gauge('queue_messages', _DEAD)}[1h])",
                     f"{{{{{_Q}}}}}",
                 )
             ],
@@ -277,7 +277,7 @@ SCHEDULER: Final = Dashboard(
             "Overdue",
             [
                 Query(
-                    _gauge("headrace_schedule_overdue_seconds", "headrace_schedule"),
+                    _gauge("schedule_overdue_seconds"),
                     "{{headrace_schedule}}",
                 )
             ],
@@ -286,19 +286,13 @@ SCHEDULER: Final = Dashboard(
         ),
         Panel(
             "Missed",
-            [
-                Query(
-                    _gauge("headrace_schedule_missed", "headrace_schedule"), "{{headrace_schedule}}"
-                )
-            ],
+            [Query(_gauge("schedule_missed"), "{{headrace_schedule}}")],
         ),
         Panel(
             "Scheduled for later",
             [
                 Query(
-                    _gauge(
-                        "headrace_queue_messages", _Q, where=f'{_QUEUE}, headrace_state="scheduled"'
-                    ),
+                    _gauge("queue_messages", f'{_QUEUE}, headrace_state="scheduled"'),
                     f"{{{{{_Q}}}}}",
                 )
             ],
@@ -307,7 +301,7 @@ SCHEDULER: Final = Dashboard(
             "Due, and not yet handed over",
             [
                 Query(
-                    _gauge("headrace_queue_messages", _Q, where=f'{_QUEUE}, headrace_state="due"'),
+                    _gauge("queue_messages", f'{_QUEUE}, headrace_state="due"'),
                     f"{{{{{_Q}}}}}",
                 )
             ],

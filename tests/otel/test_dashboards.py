@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dramatiq import Message
+from ruamel.yaml import YAML
 
 from broker import StreamsBroker
 from broker.embedded import EmbeddedValkey
@@ -75,6 +77,21 @@ def expressions(file: str) -> list[str]:
     return found
 
 
+def scaled_object() -> Any:
+    """The example for KEDA."""
+    page = (ROOT / "docs" / "telemetry.md").read_text("utf-8")
+    (text,) = re.findall(r"```yaml\n(apiVersion: keda.*?)```", page, re.DOTALL)
+    return YAML(typ="safe").load(text)
+
+
+def test_workers_are_not_taken_away_while_nobody_reports() -> None:
+    spec = scaled_object()["spec"]
+    (trigger,) = spec["triggers"]
+    assert trigger["metadata"]["ignoreNullValues"] == "false", "KEDA takes no value for 0 otherwise"
+    assert spec["fallback"]["behavior"] == "currentReplicasIfHigher"
+    assert spec["fallback"]["replicas"] >= spec["minReplicaCount"]
+
+
 def test_the_files_are_what_the_code_makes() -> None:
     """`python -m otel.dashboards` writes them."""
     assert {path.name: path.read_text("utf-8") for path in FOLDER.iterdir()} == files()
@@ -137,6 +154,8 @@ def test_every_query_returns_data(scraping: tuple[Prometheus, Any]) -> None:
     running, send = scraping
     wanted = {text for name in files() for text in expressions(name) if FROM_TRACES not in text}
     assert len(wanted) > 25
+    (trigger,) = scaled_object()["spec"]["triggers"]
+    wanted.add(trigger["metadata"]["query"].replace("notification-queue", "mail"))
 
     def without_data() -> list[str]:
         send()  # rates need something that goes on

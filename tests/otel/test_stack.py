@@ -28,8 +28,10 @@ from broker.health import consumers as health_consumers
 from broker.health import schedules, server
 from broker.schedule import Schedule
 from middleware.scheduler import Scheduler
+from otel.dashboards import files
 from otel.gauges import QueueGauges
 from otel.sdk import FLUSH_S
+from otel.settings import TelemetrySettings
 from tests.conftest import StartWorker
 from tests.otel.tools import load_yaml, run
 from tests.ports import free_port
@@ -41,6 +43,8 @@ COMPOSE: dict[str, Any] = load_yaml(ROOT / "compose.yaml")
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 CONFIG = ROOT / "otel" / "config"
 OUR_IMAGE = COMPOSE["x-headrace"]["image"]
+#: Unless OTEL_METRIC_EXPORT_INTERVAL says otherwise.
+SDKS_EXPORT_INTERVAL_MS = 60_000
 #: What the broker gives the last settlements, in seconds.
 SETTLE_S = 5.0
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
@@ -187,7 +191,7 @@ def test_every_alert_fires_when_it_should() -> None:
     tested = {
         each["alertname"]
         for group in load_yaml(CONFIG / "prometheus" / "alerts.test.yml")["tests"]
-        for each in group["alert_rule_test"]
+        for each in group.get("alert_rule_test", [])
         if each.get("exp_alerts")
     }
     assert tested == set(alerts())
@@ -196,6 +200,41 @@ def test_every_alert_fires_when_it_should() -> None:
 def alerts() -> dict[str, dict[str, Any]]:
     groups = load_yaml(CONFIG / "prometheus" / "alerts.yml")["groups"]
     return {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
+
+
+def test_a_series_that_ends_does_so_without_a_marker_in_the_tests_of_alerts() -> None:
+    """prometheusremotewrite writes one for what a scrape misses, and here nobody scrapes."""
+    assert "stale" not in (CONFIG / "prometheus" / "alerts.test.yml").read_text("utf-8")
+
+
+def test_gauges_are_asked_for_only_where_old_samples_are_left_out() -> None:
+    raw = re.compile(r"headrace_(?:queue|schedule|server|worker)_(?!name)\w+")
+    groups = load_yaml(CONFIG / "prometheus" / "alerts.yml")["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    recorded = set()
+    for rule in rules:
+        gauges = set(raw.findall(rule["expr"]))
+        if gauges:
+            assert "timestamp(" in rule["expr"], rule
+            assert "headrace:threshold:sample_age_seconds" in rule["expr"], rule
+            recorded.add(rule["record"])
+    assert len(recorded) == 11
+    provisioned = CONFIG / "grafana" / "provisioning" / "datasources" / "headrace.yml"
+    for text in (*files().values(), provisioned.read_text("utf-8")):
+        assert not raw.findall(text)
+        assert set(re.findall(r"headrace:\w+", text)) <= recorded
+
+
+def test_a_sample_counts_for_longer_than_it_takes_until_the_next_one() -> None:
+    rules = load_yaml(CONFIG / "prometheus" / "alerts.yml")["groups"][0]["rules"]
+    (age_s,) = [
+        float(rule["expr"])
+        for rule in rules
+        if rule.get("record") == "headrace:threshold:sample_age_seconds"
+    ]
+    ours_ms = int(COMPOSE["x-environment"]["OTEL_METRIC_EXPORT_INTERVAL"])
+    for interval_ms in (SDKS_EXPORT_INTERVAL_MS, TelemetrySettings().gauge_interval, ours_ms):
+        assert age_s * 1000 > 1.2 * interval_ms
 
 
 def test_every_alert_has_a_runbook() -> None:
