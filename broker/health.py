@@ -1,15 +1,14 @@
 """`python -m broker.health WHAT`: whether a container does its work; exit status 0 or 1.
 
 ``consumers``: the server has heard within a lease of a consumer on this host.
-``schedules``: no schedule has been due for long without being fired.
-``server``: the server answers.
+``heartbeat``: the process that ``HEADRACE_HEARTBEAT_FILE`` is set for, a scheduler or
+``python -m otel``, has lately done what it is there for. Nobody else's work counts.
 """
 
 from __future__ import annotations
 
 import socket
 import sys
-import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -19,9 +18,6 @@ from broker.broker import StreamsBroker
 from broker.consumer_name import ConsumerName
 from broker.errors import HeadraceError
 from broker.settings import Settings
-
-#: A scheduler fires within seconds; this is a scheduler that is stuck.
-OVERDUE_MS: Final = 120_000
 
 
 def consumers(broker: StreamsBroker) -> str | None:
@@ -35,26 +31,24 @@ def consumers(broker: StreamsBroker) -> str | None:
     return f"no queue has a live consumer on {here}"
 
 
-def schedules(broker: StreamsBroker) -> str | None:
-    """What is wrong, or None: nothing is overdue."""
-    now_ms = time.time() * 1000
-    for info in broker.inspector.schedules.list():
-        next_ms = info.next_fire_ms
-        if not info.paused and next_ms is not None and next_ms < now_ms - OVERDUE_MS:
-            return f"{info.schedule.name} has been due for {(now_ms - next_ms) / 1000:.0f} s"
-    return None
+def _consumers(settings: Settings) -> str | None:
+    return consumers(
+        StreamsBroker(url=settings.redis_url, namespace=settings.queue_prefix, middleware=[])
+    )
 
 
-def server(broker: StreamsBroker) -> str | None:
-    """What is wrong, or None: the server answers."""
-    broker.inspector.queues()
-    return None
+def _heartbeat(settings: Settings) -> str | None:
+    if settings.heartbeat is None:
+        return "HEADRACE_HEARTBEAT_FILE is not set"
+    overdue_s = settings.heartbeat.overdue_s()
+    if overdue_s is None:
+        return "no heartbeat yet"
+    return None if overdue_s < 0 else f"a heartbeat has been due for {overdue_s:.0f} s"
 
 
-CHECKS: Final[Mapping[str, Callable[[StreamsBroker], str | None]]] = {
-    "consumers": consumers,
-    "schedules": schedules,
-    "server": server,
+CHECKS: Final[Mapping[str, Callable[[Settings], str | None]]] = {
+    "consumers": _consumers,
+    "heartbeat": _heartbeat,
 }
 
 
@@ -64,11 +58,7 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"usage: python -m broker.health {'|'.join(CHECKS)}\n")
         return 2
     try:
-        settings = Settings.load()
-        broker = StreamsBroker(
-            url=settings.redis_url, namespace=settings.queue_prefix, middleware=[]
-        )
-        wrong = CHECKS[arguments[0]](broker)
+        wrong = CHECKS[arguments[0]](Settings.load())
     except (HeadraceError, BrokerConnectionError) as error:
         wrong = f"{type(error).__name__}: {error}"
     if wrong is not None:

@@ -15,6 +15,7 @@ import msgspec
 
 from broker.configuration import build, merge, read_toml, value_of
 from broker.errors import SettingsError
+from broker.heartbeat import Heartbeat
 from broker.limits import QueueDepth, QueueLimit
 from broker.notification_settings import NotificationSettings
 from broker.process_settings import EncryptionSettings, LoggingSettings, RecyclingSettings
@@ -52,6 +53,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     logging: LoggingSettings
     notifications: NotificationSettings
     recycling: RecyclingSettings
+    #: Where a scheduler, or the process that reports the queues, says that it gets on.
+    heartbeat: Heartbeat | None
     #: The ``[telemetry]`` tables over one another, not validated here.
     telemetry: dict[str, Any]
     #: The file's ``[application]`` table, not validated here.
@@ -81,6 +84,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             logging=build(LoggingSettings, files.table("logging"), at="logging"),
             notifications=NotificationSettings.load(environ, files.table("notifications")),
             recycling=build(RecyclingSettings, files.table("recycling"), at="recycling"),
+            heartbeat=_heartbeat(environ),
             telemetry=files.table("telemetry"),
             application=files.application,
         )
@@ -163,6 +167,11 @@ def _queue_prefix(environ: Mapping[str, str]) -> str:
         rule = "must be 1 to 100 letters, digits or _ . : -"
         raise SettingsError("QUEUE_PREFIX", prefix, rule)
     return prefix
+
+
+def _heartbeat(environ: Mapping[str, str]) -> Heartbeat | None:
+    path = value_of(environ, "HEADRACE_HEARTBEAT_FILE")
+    return None if path is None else Heartbeat(Path(path))
 
 
 def _own_file(environ: Mapping[str, str], path: Path | None) -> dict[str, Any]:

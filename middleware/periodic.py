@@ -15,6 +15,7 @@ from dramatiq.middleware import Middleware, MiddlewareError
 
 from broker import StreamsBroker
 from broker.errors import InvalidOption
+from broker.heartbeat import Heartbeat
 from broker.schedule import Misfire, Overlap, Schedule, Timing
 from middleware.scheduler import Scheduler
 
@@ -59,7 +60,8 @@ class Periodic(Middleware):
     Works on a StreamsBroker only; elsewhere periodiq does what it always did.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, heartbeat: Heartbeat | None = None) -> None:
+        self._heartbeat = heartbeat
         self._specs: dict[str, CronTimes] = {}
         self._clock: _Clock | None = None
 
@@ -73,15 +75,18 @@ class Periodic(Middleware):
         spec = _own(actor.options["periodic"])
         self._specs[actor.actor_name] = spec
         if self._clock is None:
-            self._clock = _Clock(broker, self._specs)
+            self._clock = _Clock(broker, self._specs, self._heartbeat)
         actor.options["periodic"] = _Hand(self._clock, spec)
 
 
 class _Clock:
     """One scheduler behind what periodiq holds of each actor."""
 
-    def __init__(self, broker: StreamsBroker, specs: dict[str, CronTimes]) -> None:
+    def __init__(
+        self, broker: StreamsBroker, specs: dict[str, CronTimes], heartbeat: Heartbeat | None
+    ) -> None:
         self._broker = broker
+        self._heartbeat = heartbeat
         self._specs = specs
         self._scheduler: Scheduler | None = None
         self._next = 0.0
@@ -92,7 +97,8 @@ class _Clock:
             return
         if self._scheduler is None:  # not before all actors are declared
             self._broker.emit_after("scheduler_boot")
-            self._scheduler = Scheduler(self._broker, map(self._schedule, self._specs))
+            schedules = map(self._schedule, self._specs)
+            self._scheduler = Scheduler(self._broker, schedules, self._heartbeat)
         self._next = time.monotonic() + self._scheduler.tick() / 1000
 
     @property

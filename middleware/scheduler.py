@@ -10,6 +10,7 @@ from dramatiq.errors import BrokerConnectionError
 from dramatiq.logging import get_logger
 
 from broker import StreamsBroker
+from broker.heartbeat import Heartbeat
 from broker.schedule import Fired, Schedule
 from broker.schedule_commands import Kept
 from broker.schedules import decode
@@ -18,6 +19,8 @@ from broker.schedules import decode
 MISSED_AFTER_MS: Final = 60_000
 #: How long changes of others may stay unseen.
 _LOOK_EVERY_MS: Final = 5_000
+#: When a scheduler that was not heard of is stuck.
+_SILENT_MS: Final = 60_000
 #: How long until the end of a job is seen for which a fire waits; and between tries.
 _SOON_MS: Final = 1_000
 
@@ -29,8 +32,14 @@ class Scheduler:
     script that looks there. So another scheduler may run, and this one may stop anywhere.
     """
 
-    def __init__(self, broker: StreamsBroker, declared: Iterable[Schedule]) -> None:
+    def __init__(
+        self,
+        broker: StreamsBroker,
+        declared: Iterable[Schedule],
+        heartbeat: Heartbeat | None = None,
+    ) -> None:
         self._broker = broker
+        self._heartbeat = heartbeat
         self._commands = broker.schedule_commands
         self._declared: Final = {(each.queue, each.name): each for each in declared}
         self._known: set[tuple[str, str]] = set()
@@ -42,7 +51,10 @@ class Scheduler:
         Never raises: what could not be done is tried again.
         """
         try:
-            return min(map(self._tick, self._queues()), default=_LOOK_EVERY_MS)
+            again_ms = min(map(self._tick, self._queues()), default=_LOOK_EVERY_MS)
+            if self._heartbeat is not None:
+                self._heartbeat.beat(_SILENT_MS)
+            return again_ms
         except BrokerConnectionError as error:
             self._logger.warning("The server can't be reached, trying again: %s", error)
         except Exception:

@@ -58,7 +58,7 @@ def stack(
         *([] if encryption is None else [encryption]),
         *([notices] if channels else []),  # anywhere: it listens to settlements only
         Correlation(),  # early: everything later logs the id, and what it sends inherits it
-        Periodic(),  # not about messages: its place is free
+        Periodic(settings.heartbeat),  # not about messages: its place is free
         EventIntake(),  # so is that of this one
         CurrentMessage(),  # above all that may ask for the message; it is forgotten last but one
         Logs(settings.logging),  # above all that decides how a job ends; it writes that down

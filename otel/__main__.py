@@ -39,7 +39,9 @@ def main() -> int:
         )
     broker = StreamsBroker(url=settings.redis_url, namespace=settings.queue_prefix, middleware=[])
     meter = metrics.get_meter(names.SCOPE, schema_url=names.SCHEMA_URL)
-    gauges = QueueGauges(broker, meter, interval_ms=telemetry.gauge_interval)
+    gauges = QueueGauges(
+        broker, meter, interval_ms=telemetry.gauge_interval, heartbeat=settings.heartbeat
+    )
     gauges.start()
     stopped.wait()
     gauges.stop()

@@ -15,6 +15,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from broker import StreamsBroker
 from broker.event_source import SourceInfo
+from broker.heartbeat import Heartbeat
 from broker.operator_commands import QueueInfo
 from broker.schedule import ScheduleInfo
 from broker.server import ServerMemory
@@ -30,6 +31,8 @@ MOST_SCHEDULES: Final = 200
 MOST_SOURCES: Final = 200
 #: Intervals that a process leads, so that one look may fail without another process taking over.
 _LEADS: Final = 2.5
+#: Intervals after which a process that was not heard of is stuck.
+_SILENT: Final = 4
 
 Callback: TypeAlias = Callable[[CallbackOptions], Iterable[Observation]]
 
@@ -54,8 +57,16 @@ class QueueGauges:
     over within 2.5 intervals.
     """
 
-    def __init__(self, broker: StreamsBroker, meter: Meter, *, interval_ms: int) -> None:
+    def __init__(
+        self,
+        broker: StreamsBroker,
+        meter: Meter,
+        *,
+        interval_ms: int,
+        heartbeat: Heartbeat | None = None,
+    ) -> None:
         self._broker = broker
+        self._heartbeat = heartbeat
         self._interval_ms = interval_ms
         self._name = str(uuid4())
         self._look = Look()
@@ -116,6 +127,8 @@ class QueueGauges:
             try:
                 self._look = self._take()
                 self._seen_at = begin
+                if self._heartbeat is not None:
+                    self._heartbeat.beat(self._interval_ms * _SILENT)
             except BrokerConnectionError as error:
                 self._logger.warning("Looking at the queues failed, trying again: %s", error)
             except Exception:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,9 +26,10 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from broker import StreamsBroker
-from broker.health import consumers as health_consumers
-from broker.health import schedules, server
+from broker.embedded import EmbeddedValkey
+from broker.health import consumers
 from broker.schedule import Schedule
+from dashboard.passwords import hashed
 from middleware.scheduler import Scheduler
 from otel.dashboards import files
 from otel.gauges import QueueGauges
@@ -37,7 +40,7 @@ from tests.otel.tools import load_yaml, run
 from tests.ports import free_port
 from tests.processes import ROOT
 from tests.servers import redis_binary
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 COMPOSE: dict[str, Any] = load_yaml(ROOT / "compose.yaml")
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -300,6 +303,86 @@ def test_tempos_generator_is_on() -> None:
     assert "--enable-feature=exemplar-storage" in flags
 
 
+@contextmanager
+def started(name: str, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A service's command as a process of this machine."""
+    process = subprocess.Popen(
+        SERVICES[name]["command"], cwd=ROOT, env=_environ(environ), stderr=subprocess.DEVNULL
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(PATIENCE_S)
+
+
+def _environ(own: Mapping[str, str]) -> dict[str, str]:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, **own}
+
+
+def freeze(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGSTOP)
+    os.waitpid(process.pid, os.WUNTRACED)
+
+
+@pytest.mark.parametrize("name", ["scheduler-1", "gauges"])
+def test_a_process_that_is_frozen_is_unhealthy_whatever_others_do(
+    name: str, valkey_server: EmbeddedValkey, namespace: str, tmp_path: Path
+) -> None:
+    (tmp_path / "settings.toml").write_text("[telemetry]\ngauge_interval = 2000\n")
+    environ = {
+        "REDIS_URL": valkey_server.url,
+        "QUEUE_PREFIX": namespace,
+        "HEADRACE_SETTINGS": str(tmp_path / "settings.toml"),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
+    }
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    assert "HEADRACE_HEARTBEAT_FILE" in SERVICES[name]["environment"]
+
+    def status() -> int:
+        command = SERVICES[name]["healthcheck"]["test"][1:]
+        env = _environ({**environ, "HEADRACE_HEARTBEAT_FILE": str(mine)})
+        return subprocess.run(
+            command, cwd=ROOT, env=env, stderr=subprocess.DEVNULL, check=False
+        ).returncode
+
+    assert status() == 1, "nothing was done yet"
+    with (
+        started(name, HEADRACE_HEARTBEAT_FILE=str(mine), **environ) as process,
+        started(name, HEADRACE_HEARTBEAT_FILE=str(other), **environ),
+    ):
+        eventually(status, lambda code: code == 0, what="a healthy process")
+        freeze(process)
+        os.utime(mine, (1, 1))  # much later
+        assert status() == 1
+        process.send_signal(signal.SIGCONT)
+        eventually(status, lambda code: code == 0, what="a healthy process again")
+
+
+def test_a_dashboard_that_is_frozen_is_unhealthy(namespace: str) -> None:
+    port = free_port()
+    environ = {
+        "REDIS_URL": "redis://127.0.0.1:1",
+        "QUEUE_PREFIX": namespace,
+        "HEADRACE_DASHBOARD_PORT": str(port),
+        "HEADRACE_DASHBOARD_USERS": f"olga:operator:{hashed('secret')}",
+    }
+
+    def status() -> int:
+        program, *arguments = SERVICES["dashboard"]["healthcheck"]["test"][1:]
+        said = [each.replace("8000", str(port)) for each in arguments]
+        return subprocess.run(
+            [program, *said], env=_environ({}), stderr=subprocess.DEVNULL, check=False
+        ).returncode
+
+    assert status() == 1, "nobody listens yet"
+    with started("dashboard", **environ) as process:
+        eventually(status, lambda code: code == 0, what="a healthy dashboard")
+        freeze(process)
+        assert status() == 1
+
+
 @pytest.fixture
 def composed_redis(tmp_path: Path) -> Iterator[str]:
     """A server with the users and by the command that compose.yaml has; its address."""
@@ -310,8 +393,7 @@ def composed_redis(tmp_path: Path) -> Iterator[str]:
         (tmp_path / "secrets" / f"redis_{role}_password").write_text(f"p@ss {role}\n")
     script = (CONFIG / "redis" / "users.sh").read_text("utf-8")
     script = script.replace("/run/", f"{tmp_path}/").replace("/users/", f"{tmp_path}/users/")
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environ = {**os.environ, "PATH": path, "QUEUE_PREFIX": "chatgenius"}
+    environ = _environ({"QUEUE_PREFIX": "chatgenius"})
     subprocess.run(["sh", "-c", script], env=environ, check=True, timeout=60)
     command = [
         part.replace("/users/", f"{tmp_path}/users/").replace("/data", f"{tmp_path}/data")
@@ -380,9 +462,8 @@ def test_each_process_works_as_its_own_user(
     gauges.start()
     assert eventually(reader.get_metrics_data, bool, what="the gauges of the worker's user")
     gauges.stop()
-    assert health_consumers(worker) is None
-    assert schedules(broker_of("scheduler")) is None
-    assert server(broker_of("admin")) is None
+    assert consumers(worker) is None
+    assert broker_of("admin").inspector.queues() == ["mail"]
     (memory,) = worker.inspector.servers()
     assert (memory.limit, memory.evicts) == (768 * 1024 * 1024, False)
     for forbidden in (("GET", "other"), ("CONFIG", "GET", "*"), ("FLUSHALL",), ("KEYS", "*")):
