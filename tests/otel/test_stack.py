@@ -78,6 +78,7 @@ def test_every_container_is_pinned_hardened_and_bounded(name: str) -> None:
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert {"pids_limit", "mem_limit", "cpus"} <= set(service)
+    assert service["logging"]["driver"] in ("local", "fluentd"), "json-file grows without end"
     assert not {"privileged", "network_mode", "pid", "cap_add"} & set(service)
     assert "docker.sock" not in str(service)
     assert "inside" in service["networks"]
@@ -95,7 +96,10 @@ def test_who_waits_for_health_waits_for_somebody_who_tells() -> None:
     assert SERVICES["redis"]["depends_on"]["users"]["condition"] == "service_completed_successfully"
     without = {name for name, service in SERVICES.items() if "healthcheck" not in service}
     without.remove("users")  # it ends
-    assert without == {"collector", "tempo", "loki"}  # no shell in their images
+    assert without == {"collector"}  # nothing in its image could ask
+    for name, last in (("tempo", (2, 9)), ("loki", (3, 5))):
+        version = re.findall(r"\d+", SERVICES[name]["image"])
+        assert (int(version[0]), int(version[1])) <= last, "has no busybox to ask with"
     scraped = load_yaml(CONFIG / "prometheus" / "prometheus.yml")["scrape_configs"][0]
     targets = {each.split(":")[0] for each in scraped["static_configs"][0]["targets"]}
     assert without <= targets
@@ -122,6 +126,13 @@ def test_secrets_are_files_that_are_not_committed() -> None:
             if re.search("PASSWORD|TOKEN|KEY", variable):
                 assert str(value).startswith("/run/secrets/")
         assert set(service.get("secrets", [])) <= set(COMPOSE["secrets"])
+
+
+def test_grafana_downloads_nothing() -> None:
+    environment = SERVICES["grafana"]["environment"]
+    assert environment["GF_PLUGINS_PREINSTALL_DISABLED"] == "true"
+    for asks in ("REPORTING_ENABLED", "CHECK_FOR_UPDATES", "CHECK_FOR_PLUGIN_UPDATES"):
+        assert environment[f"GF_ANALYTICS_{asks}"] == "false"
 
 
 def test_a_worker_has_longer_to_stop_than_it_needs() -> None:
