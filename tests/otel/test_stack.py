@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -187,6 +188,32 @@ def test_the_image_has_what_the_lock_says_and_nobodys_root() -> None:
         for path in copied.split():
             assert (ROOT / path).exists(), path
             assert f"!{path}" in (ROOT / ".dockerignore").read_text("utf-8").splitlines(), path
+
+
+def test_the_image_has_everything_compiled(tmp_path: Path) -> None:
+    before, command, after = re.split(
+        r"^RUN python (-m compileall .*)$", _joined(DOCKERFILE), flags=re.M
+    )
+    *options, stdlib, ours = shlex.split(command)
+    (version,) = set(re.findall(r"^FROM python:(3\.\d+)", DOCKERFILE, re.MULTILINE))
+    assert stdlib == f"/usr/local/lib/python{version}"
+    assert f"COPY --from=build {ours} {ours}" in before
+    assert "COPY" not in after
+    assert "__pycache__" not in after
+    # Whatever the times of its files are after a COPY, it counts: its flags say that nobody asks.
+    (tmp_path / "x.py").write_text("y = 1\n")
+    subprocess.run([sys.executable, *options, str(tmp_path)], check=True, timeout=60)
+    (compiled,) = (tmp_path / "__pycache__").iterdir()
+    assert compiled.read_bytes()[4:8] == b"\x01\x00\x00\x00"
+
+
+def test_the_image_is_built_by_nothing_that_floats() -> None:
+    assert "# syntax=" not in DOCKERFILE, "an image of its own, by a tag that moves"
+
+
+def _joined(lines: str) -> str:
+    """What a backslash puts off to the next line is part of the one before."""
+    return re.sub(r"\\\n\s*", "", lines)
 
 
 def _locked(path: Path) -> dict[str, str]:
