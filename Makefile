@@ -64,9 +64,10 @@ soak: $(STAMP) ## faults at a steady rate for MINUTES=n, and whether memory stay
 
 PASSWORDS := redis_worker redis_scheduler redis_admin grafana dashboard
 
-# Read by the containers' own users, so not by their group alone.
+# The containers' own users read the files, which Docker mounts one by one; nobody else on this
+# host gets into the directory.
 secrets: $(STAMP) ## passwords for compose.yaml in secrets/; those that are there stay
-	@mkdir -p secrets && chmod 711 secrets
+	@mkdir -p secrets && chmod 700 secrets
 	@for name in $(PASSWORDS); do [ -s secrets/$${name}_password ] || \
 	  $(PY) -c 'import secrets; print(secrets.token_hex(24))' > secrets/$${name}_password; done
 	@[ -s secrets/dashboard_users ] || echo "operator:operator:$$( \

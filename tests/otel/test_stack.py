@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import signal
+import stat
 import subprocess
 import sys
 import tomllib
@@ -149,6 +150,20 @@ def test_every_secret_is_one_that_make_secrets_makes() -> None:
     (line,) = re.findall(r"^PASSWORDS := (.*)$", makefile, re.MULTILINE)
     made = {f"{name}_password" for name in line.split()} | {"dashboard_users"}
     assert set(COMPOSE["secrets"]) <= made
+
+
+def test_secrets_are_read_by_containers_and_by_nobody_else_on_the_host(tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_bytes((ROOT / "Makefile").read_bytes())
+    for name in ("requirements.lock", "pyproject.toml", "ready"):
+        (tmp_path / name).touch()
+    command = ["make", "secrets", f"VENV={sys.prefix}", "STAMP=ready"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
+    made = tmp_path / "secrets"
+    assert stat.S_IMODE(made.stat().st_mode) == 0o700
+    for secret in COMPOSE["secrets"].values():
+        file = tmp_path / secret["file"]
+        assert file.stat().st_size > 0
+        assert stat.S_IMODE(file.stat().st_mode) == 0o644, "read by numbers that the host knows not"
 
 
 def test_one_service_builds_the_image_of_all_and_starts_before_them() -> None:
@@ -325,6 +340,30 @@ def test_the_collectors_pipelines_are_made_of_what_is_configured() -> None:
         assert pipeline["processors"][0] == "memory_limiter"
         assert pipeline["processors"][-1] == "batch"
     assert "spanmetrics" not in str(config), "Tempo's generator makes these"
+
+
+def test_a_services_lines_have_the_name_of_its_spans() -> None:
+    roles = {
+        name: service["labels"]["headrace.role"]
+        for name, service in SERVICES.items()
+        if service["logging"]["driver"] == "fluentd"
+    }
+    assert roles == {
+        "worker": "worker",
+        "scheduler-1": "scheduler",
+        "scheduler-2": "scheduler",
+        "gauges": "gauges",
+        "dashboard": "dashboard",
+    }
+    options = COMPOSE["x-logged"]["options"]
+    assert options["labels"] == "headrace.role"
+    assert options["fluentd-sub-second-precision"] == "true"
+    config = load_yaml(CONFIG / "collector" / "config.yaml")
+    (group,) = config["processors"]["transform/logs"]["log_statements"]
+    named = [each for each in group["statements"] if "${env:" in each]
+    assert len(named) == 3
+    for statement in named:
+        assert statement.endswith(' where log.attributes["headrace.role"] != nil'), "OTLP has none"
 
 
 def test_tempos_generator_is_on() -> None:
