@@ -96,6 +96,9 @@ def test_who_waits_for_health_waits_for_somebody_who_tells() -> None:
             if how["condition"] == "service_healthy":
                 assert "healthcheck" in SERVICES[other], (name, other)
     assert SERVICES["redis"]["depends_on"]["users"]["condition"] == "service_completed_successfully"
+    telemetry = {"collector", "tempo", "loki", "prometheus", "grafana"}
+    for name in ("worker", "scheduler-1", "scheduler-2", "gauges", "dashboard"):
+        assert not telemetry & SERVICES[name]["depends_on"].keys(), "jobs run without it"
     without = {name for name, service in SERVICES.items() if "healthcheck" not in service}
     without.remove("users")  # it ends
     assert without == {"collector"}  # nothing in its image could ask
