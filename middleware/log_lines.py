@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -30,6 +31,9 @@ TEXT: Final = "log"
 
 _MOST_CHARACTERS = 2_000
 _LEVELS = ((logging.ERROR, "error"), (logging.WARNING, "warn"), (logging.INFO, "info"))
+
+#: As OpenTelemetry's propagator writes it into a message, and maybe somebody else.
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -77,6 +81,8 @@ class JsonLines(logging.Formatter):
         if span.is_valid:
             line["trace_id"] = format(span.trace_id, "032x")
             line["span_id"] = format(span.span_id, "016x")
+        else:
+            line |= _sender(known.get("traceparent"))
         return line
 
 
@@ -141,6 +147,12 @@ def _foreign(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
     if traceback is not None:
         data["error"] = traceback
     return TEXT, data
+
+
+def _sender(traceparent: object) -> dict[str, str]:
+    """The ids of the send of a job's line, for one that is written outside any span."""
+    found = _TRACEPARENT.fullmatch(traceparent) if isinstance(traceparent, str) else None
+    return {} if found is None else {"trace_id": found[1], "span_id": found[2]}
 
 
 def _job_in(args: object) -> Redaction | None:

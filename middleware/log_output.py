@@ -1,7 +1,8 @@
-"""Where a worker process's lines go, and how they get there."""
+"""Where a process's lines go, and how they get there."""
 
 from __future__ import annotations
 
+import atexit
 import io
 import logging
 import os
@@ -36,10 +37,10 @@ _MOST_WAITING = 500
 
 
 class Output:
-    """Shapes all that this process logs, prints or warns of; for worker processes.
+    """Shapes all that this process logs, prints or warns of; for processes that are ours alone.
 
-    Dramatiq's command line has made a handler by now, whose pipe is kept. With its
-    ``--skip-logging`` there may be none, and stderr is used.
+    The command line of Dramatiq, or of periodiq, has made a handler by now, whose stream is
+    kept. With Dramatiq's ``--skip-logging`` there may be none, and stderr is used.
     """
 
     def __init__(self, settings: LoggingSettings) -> None:
@@ -73,6 +74,11 @@ class Output:
         for writer in self._writers:
             if isinstance(writer, LineWriter):
                 writer.end()
+
+
+def start(settings: LoggingSettings) -> None:
+    """Shape what this process logs until it exits; for programs that are no workers."""
+    atexit.register(Output(settings).end)
 
 
 def _writer(handler: logging.Handler) -> logging.Handler:

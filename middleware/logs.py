@@ -1,4 +1,4 @@
-"""What happens to jobs, as log lines; and the shape of every line a worker process writes."""
+"""What happens to jobs, as log lines; and the shape of every line of workers and schedulers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from broker.outcome import Bury, Park, Parked
 from broker.outcome import Retry as RetryOutcome
 from broker.process_settings import LoggingSettings
 from middleware.correlation import OPTION
-from middleware.log_output import JOBS, Output
+from middleware.log_output import JOBS, Output, start
 from middleware.redaction import Redaction, running
 
 _log: Final = logging.getLogger(JOBS)
@@ -30,10 +30,10 @@ _started: ContextVar[float] = ContextVar("headrace_started", default=0.0)
 
 
 class Logs(Middleware):
-    """Writes a line for each step of a job's life, and sets the logging of worker processes up.
+    """Writes a line for each step of a job's life.
 
-    A process that only enqueues, or runs a worker of its own making, keeps the logging that
-    its application has set up.
+    It sets the logging of worker processes and schedulers up. A process that only enqueues,
+    or runs a worker of its own making, keeps the logging that its application has set up.
     """
 
     def __init__(self, settings: LoggingSettings) -> None:
@@ -43,6 +43,9 @@ class Logs(Middleware):
     def after_process_boot(self, broker: Broker) -> None:
         if multiprocessing.parent_process() is not None:  # Dramatiq's command line has made it
             self._output = Output(self._settings)
+
+    def after_scheduler_boot(self, broker: Broker) -> None:
+        start(self._settings)
 
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
         if self._output is not None:
@@ -124,6 +127,7 @@ def _write(level: int, event: str, message: Message[Any] | MessageProxy, **data:
             "jobId": message.message_id,
             # Of the message, not the context: some steps come after its chain is forgotten.
             "correlationId": message.options.get(OPTION),
+            "traceparent": message.options.get("traceparent"),
         }
         # Not log(): looking for the line of the call costs as much as all of the rest.
         _log.handle(logging.makeLogRecord(data))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
 import time
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -96,6 +99,7 @@ class _Clock:
         if time.monotonic() < self._next:
             return
         if self._scheduler is None:  # not before all actors are declared
+            _exit_when_terminated()
             self._broker.emit_after("scheduler_boot")
             schedules = map(self._schedule, self._specs)
             self._scheduler = Scheduler(self._broker, schedules, self._heartbeat)
@@ -118,6 +122,15 @@ class _Clock:
             misfire_limit=timing.misfire_limit,
             overlap=timing.overlap,
         )
+
+
+def _exit_when_terminated() -> None:
+    """Let SIGTERM end the program as its own end does: logs and telemetry write what is left."""
+    if (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    ):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
 
 
 class _Hand:

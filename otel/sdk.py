@@ -7,9 +7,7 @@ sampler, limits, batches, intervals, propagators, resource attributes.
 from __future__ import annotations
 
 import os
-import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -127,16 +125,8 @@ class ProcessSdk(Middleware):
         self._sdk = self._set_up("worker")
 
     def after_scheduler_boot(self, broker: Broker) -> None:
-        """periodiq forks nothing, and ends as any program does: the SDK flushes itself.
-
-        Unless a signal ends it, so SIGTERM makes it exit from here on.
-        """
+        """periodiq forks nothing, and ends as any program does: the SDK flushes itself."""
         self._sdk = self._set_up("scheduler")
-        if (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-        ):
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit())
 
     def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:
         """Nothing runs any more and everything is settled."""

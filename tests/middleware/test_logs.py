@@ -5,10 +5,14 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import dramatiq
@@ -21,6 +25,7 @@ from dramatiq.middleware.middleware import Middleware
 from opentelemetry.sdk.trace import TracerProvider
 
 from actors.app import build_broker, settings
+from bench.otlp import Receiver
 from broker import RateLimited, StreamsBroker
 from broker.embedded import EmbeddedValkey
 from middleware.correlation import correlation
@@ -29,7 +34,7 @@ from middleware.log_lines import ConsoleLines, JsonLines
 from tests.conftest import StartWorker
 from tests.contract.recording import Seen
 from tests.middleware.sealed import RING
-from tests.processes import Launcher
+from tests.processes import ROOT, Launcher
 from tests.waiting import PATIENCE_S, eventually, wait_for
 
 CANARY = "canary-7f3a\nsecond line"
@@ -389,6 +394,60 @@ def test_every_line_of_a_worker_process_is_json_and_none_shows_an_argument(
     made = next(line for line in lines if line["event"] == "thumbnail_made")
     assert made["data"] == {"count": 3}
     assert [line["event"] for line in of_job][-2:] == ["job_failed", "job_dead"]
+
+
+CLOCK = f"""
+import dramatiq
+from actors import broker
+from middleware.periodic import cron
+
+@dramatiq.actor(queue_name="{QUEUE}", periodic=cron("* * * * * *"))
+def tick():
+    pass
+"""
+
+
+def test_a_schedulers_lines_are_json_and_that_of_a_fire_leads_to_its_trace(
+    valkey_server: EmbeddedValkey, namespace: str, tmp_path: Path
+) -> None:
+    (tmp_path / "clock.py").write_text(CLOCK, encoding="utf-8")
+    broker = StreamsBroker(url=valkey_server.url, namespace=namespace, middleware=[])
+    with Receiver("http/protobuf") as receiver:
+        scheduler = subprocess.Popen(
+            [str(Path(sys.executable).parent / "periodiq"), "clock"],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                **receiver.environment,
+                "REDIS_URL": valkey_server.url,
+                "QUEUE_PREFIX": namespace,
+                "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]),
+            },
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            eventually(lambda: broker.inspector.size(QUEUE), bool, what="a fire")
+            scheduler.terminate()
+            _, log = scheduler.communicate(timeout=PATIENCE_S)
+            assert scheduler.returncode == 0
+        finally:
+            scheduler.kill()
+            scheduler.wait()
+            broker.close()
+        sends = receiver.received.wait_for_spans(f"send {QUEUE}")
+    texts = log.splitlines()
+    own = [text for text in texts if "[periodiq] [INFO]" not in text]  # as it starts
+    assert texts[-len(own) :] == own
+    lines = [json.loads(text) for text in own]
+    assert {"job_queued", "log"} <= {line["event"] for line in lines}
+    queued = next(line for line in lines if line["event"] == "job_queued")
+    typed = msgspec.convert(queued, LogFormat)
+    assert isinstance(typed.data, Data)
+    send = next(s for s in sends if s.attributes["messaging.message.id"] == typed.data.jobId)
+    assert typed.data.queueName == QUEUE
+    assert typed.correlationId == send.attributes["messaging.message.conversation_id"]
+    assert (typed.trace_id, typed.span_id) == (send.trace_id, send.span_id)
 
 
 def test_level_and_shape_are_settings(
