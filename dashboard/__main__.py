@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
     if given.command == "hash-password":
         return hash_password()
     try:
-        serve(Application(given.app).broker, DashboardSettings.load(), listens=say)
+        serve(Application(given.app), DashboardSettings.load(), listens=say)
     except HeadraceError as error:
         sys.stderr.write(f"dashboard: {error}\n")
         return 2

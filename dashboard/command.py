@@ -27,4 +27,4 @@ def dashboard(ctx: typer.Context, as_json: AsJson = False) -> None:
         else:
             say(url)
 
-    serve(application(ctx).broker, DashboardSettings.load(), listens=listens)
+    serve(application(ctx), DashboardSettings.load(), listens=listens)

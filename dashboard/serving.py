@@ -14,7 +14,9 @@ from waitress.server import create_server
 from waitress.wasyncore import close_all
 
 from broker.broker import StreamsBroker
+from broker.cli.application import Application
 from broker.errors import SettingsError
+from broker.program_logs import shape_logs
 from dashboard.application import Dashboard
 from dashboard.audit import AUDIT
 from dashboard.settings import DashboardSettings
@@ -92,16 +94,18 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def serve(
-    broker: StreamsBroker, settings: DashboardSettings, *, listens: Callable[[str], None]
+    application: Application, settings: DashboardSettings, *, listens: Callable[[str], None]
 ) -> None:
     """Serve in the foreground until SIGINT or SIGTERM. Raises as :class:`Server`.
 
     ``listens`` is told the address as soon as it answers.
     """
-    log_to_stderr()
-    server = Server(broker, settings)
+    logs = application.settings.logging
+    server = Server(application.broker, settings)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     listens(server.url)
+    _audit_to_stderr()
+    shape_logs(logs)  # from here on: the address is for people
     try:
         server.run()
     except KeyboardInterrupt:
@@ -116,9 +120,8 @@ def say(url: str) -> None:
     sys.stderr.flush()
 
 
-def log_to_stderr() -> None:
-    """Warnings for people, and the audit log as JSON lines, on standard error."""
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+def _audit_to_stderr() -> None:
+    """The audit log as it is, whatever the settings make of other lines."""
     audit = logging.getLogger(AUDIT)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))

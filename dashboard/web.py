@@ -225,7 +225,7 @@ def _telling(uri: str, verb: Verb, outcome: Outcome) -> str:
 def noted(request: PageRequest, verb: str, outcome: str, **about: object) -> None:
     """Write a request's action into the audit log."""
     user = "" if request.user is None else request.user.name
-    given = ("queue", "id", "name")
+    given = ("queue", "id", "name", "task")
     told: dict[str, object] = {n: request.post_data[n] for n in given if n in request.post_data}
     told.update(about)
     note(action=verb, user=user, address=request.address, outcome=outcome, **told)

@@ -14,6 +14,7 @@ from opentelemetry import metrics
 
 from broker import StreamsBroker
 from broker.errors import HeadraceError
+from broker.program_logs import shape_logs
 from broker.settings import Settings
 from otel import names
 from otel.gauges import QueueGauges
@@ -28,6 +29,7 @@ def main() -> int:
         signal.signal(number, lambda *_: stopped.set())
     try:
         settings = Settings.load()
+        shape_logs(settings.logging)
         telemetry = TelemetrySettings.load(settings.telemetry)
         service = Service(settings.queue_prefix, "gauges", settings.env)
         sdk = Sdk.set_up(service, telemetry, ExportSettings.load())

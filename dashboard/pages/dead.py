@@ -73,9 +73,9 @@ class DeadPages(Pages):
 
     @action("stop")
     def stop(self, request: PageRequest) -> Done:
-        task = self.app.tasks.stop(request.form("id"))
+        task = self.app.tasks.stop(request.form("task"))
         if task is None:
-            raise BadRequest("id: there is no such task", "404 Not Found")
+            raise BadRequest("task: there is no such task", "404 Not Found")
         return Done(self.app.uri("queues", task.queue, "dead"), "asked", {"task": task.id})
 
 

@@ -112,6 +112,8 @@ def operator(guarded: Dashboard) -> Browser:
 
 @pytest.fixture
 def audit(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[dict[str, Any]]]]:
-    """The lines of the audit log so far."""
+    """What the lines of the audit log say so far."""
     with caplog.at_level(logging.INFO, logger=AUDIT):
-        yield lambda: [json.loads(r.getMessage()) for r in caplog.records if r.name == AUDIT]
+        yield lambda: [
+            json.loads(r.getMessage())["data"] for r in caplog.records if r.name == AUDIT
+        ]

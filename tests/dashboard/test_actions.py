@@ -44,7 +44,7 @@ def test_a_waiting_job_is_cancelled(
     assert _state(broker, message.message_id) is State.CANCELLED
     (line,) = audit()
     assert (line["action"], line["user"], line["outcome"]) == ("cancel", "local", "done")
-    assert line["data"] == {"queue": "mail", "id": message.message_id}
+    assert (line["queueName"], line["jobId"]) == ("mail", message.message_id)
 
 
 def test_a_dead_job_is_retried(

@@ -54,8 +54,8 @@ def test_all_letters_of_a_filter_are_sent_back(
     eventually(audit, lambda lines: len(lines) == 2)
     begun, ended = audit()
     assert (begun["outcome"], ended["outcome"]) == ("begun", "ended: done")
-    assert begun["data"]["error"] == ended["data"]["error"] == "mailbox"
-    assert ended["data"]["count"] == 3
+    assert begun["error"] == ended["error"] == "mailbox"
+    assert ended["count"] == 3
 
 
 def test_all_letters_of_a_filter_are_deleted_if_one_is_sure(
@@ -300,7 +300,7 @@ def test_a_job_is_enqueued_from_its_form(
     assert message.args[0]["address"] == {"streetName": "High Street"}
     assert message.options["broker_priority"] == 3
     (line,) = audit()
-    assert line["data"]["actor"] == "post"
+    assert line["actor"] == "post"
     assert "High Street" not in str(line)
     assert browser.submit(page, "/actions/enqueue").status_code == 400
     browser.submit("/enqueue?actor=send", "/actions/enqueue", args='["a"]', kwargs="{}")

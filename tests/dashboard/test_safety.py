@@ -163,8 +163,8 @@ def test_a_wrong_password_and_an_unknown_name_get_the_same_answer(
     assert wrong.status_code == unknown.status_code == 403
     hide = str.maketrans("", "", "0123456789abcdef")
     assert wrong.text.translate(hide) == unknown.text.translate(hide)
-    assert [line["data"]["tried"] for line in audit()] == ["olga", "nobody"]
-    assert "wrong" not in str([line["data"] for line in audit()])
+    assert [line["tried"] for line in audit()] == ["olga", "nobody"]
+    assert "wrong" not in str(audit())
 
 
 def test_who_guesses_passwords_is_slowed_down(guarded: Dashboard) -> None:

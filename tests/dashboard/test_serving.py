@@ -78,7 +78,20 @@ def test_it_serves_until_an_interrupt_and_notes_what_is_done(
         process.send_signal(signal.SIGINT)
         _, log = process.communicate(timeout=20)
         assert process.returncode == 0
-        assert '"action": "pause"' in log
+        (line,) = map(json.loads, log.splitlines())
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("timestamp"))
+        assert line == {
+            "correlationId": f"{socket.gethostname()}:{process.pid}",
+            "level": "info",
+            "event": "dashboard_action",
+            "data": {
+                "action": "pause",
+                "user": "local",
+                "address": "127.0.0.1",
+                "outcome": "done",
+                "queueName": "mail",
+            },
+        }
     finally:
         process.kill()
         process.communicate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -118,7 +119,11 @@ def test_the_queues_are_reported_without_any_worker(
         (ready,) = re.findall(r'^headrace_queue_messages\{.*"ready".*\} (.*)$', text, re.MULTILINE)
         assert float(ready) == 1
         process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE_S) == 0
+        _, log = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0
+        lines = [json.loads(line) for line in log.splitlines()]
+        assert [(line["level"], line["event"]) for line in lines] == [("info", "log")]
+        assert f":{port}" in lines[0]["data"]["message"]
     finally:
         process.kill()
         process.communicate()
