@@ -8,11 +8,18 @@ from typing import Any
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import Meter
+from opentelemetry.sdk.metrics import Histogram as SdkHistogram
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
     MetricReader,
     MetricsData,
     PeriodicExportingMetricReader,
+)
+from opentelemetry.sdk.metrics.view import (
+    Aggregation,
+    DefaultAggregation,
+    ExplicitBucketHistogramAggregation,
 )
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -43,6 +50,25 @@ class Histograms:
     def added(self, data: MetricsData) -> MetricsData:
         """What was collected, with all of these."""
         return added(data, list(self._known.values()))
+
+
+def takes_ours(exporter: Any) -> bool:
+    """Whether an exporter is content with histograms that are cumulative, in buckets of our own.
+
+    One that reads by itself never sees them.
+    """
+    if isinstance(exporter, MetricReader):
+        return False
+    # As the reader that the SDK would make for it looks for them.
+    temporality = (exporter._preferred_temporality or {}).get(SdkHistogram)
+    aggregation = (exporter._preferred_aggregation or {}).get(SdkHistogram)
+    return temporality in (None, AggregationTemporality.CUMULATIVE) and _is_plain(aggregation)
+
+
+def _is_plain(aggregation: Aggregation | None) -> bool:
+    if isinstance(aggregation, ExplicitBucketHistogramAggregation):
+        return aggregation._boundaries is None
+    return aggregation is None or isinstance(aggregation, DefaultAggregation)
 
 
 class Patience:

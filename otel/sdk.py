@@ -28,7 +28,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from broker.errors import SettingsError
 from otel.prometheus import serve
-from otel.provider import Batches, Histograms, Patience, Periodic, Provider, Scraped
+from otel.provider import Batches, Histograms, Patience, Periodic, Provider, Scraped, takes_ours
 from otel.settings import ExportSettings, TelemetrySettings
 
 #: How long a flush, and the end of a process, wait for what is not exported yet, in seconds.
@@ -71,7 +71,8 @@ class Sdk:
         of ``opentelemetry-instrument``, is left as it is, and flushed with ours.
 
         Raises:
-          SettingsError: an exporter is not installed, or the Prometheus endpoint can't be opened.
+          SettingsError: an exporter is not installed or can't be made, or the Prometheus endpoint
+            can't be opened. Traces are set up by then, unless it is about theirs.
         """
         if not (settings.enabled and export.enabled):
             return cls(None, None)
@@ -113,25 +114,34 @@ class ProcessSdk(Middleware):
 
     First in the list: its ``after_`` hook runs when everybody else has emitted their last.
     An ``atexit`` hook would not do, worker processes end without. ``set_up`` is given the
-    process's role.
+    process's role. What it can't set up, as an endpoint whose port another process has, is logged,
+    and the rest goes on.
     """
 
     def __init__(self, set_up: Callable[[str], Sdk]) -> None:
         self._set_up = set_up
         self._sdk: Sdk | None = None
+        self._logger = get_logger(__name__, type(self))
 
     def after_process_boot(self, broker: Broker) -> None:
         """The fork is behind us."""
-        self._sdk = self._set_up("worker")
+        self._begin("worker")
 
     def after_scheduler_boot(self, broker: Broker) -> None:
         """periodiq forks nothing, and ends as any program does: the SDK flushes itself."""
-        self._sdk = self._set_up("scheduler")
+        self._begin("scheduler")
 
     def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:
         """Nothing runs any more and everything is settled."""
         if self._sdk is not None:
             self._sdk.flush()
+
+    def _begin(self, role: str) -> None:
+        try:
+            self._sdk = self._set_up(role)
+        except SettingsError as error:
+            self._logger.error("Telemetry is not complete: %s", error)
+            self._sdk = Sdk(trace.get_tracer_provider(), metrics.get_meter_provider())
 
 
 def _set_up_traces(
@@ -145,8 +155,8 @@ def _set_up_traces(
     most, batch = (None, None) if export.sdks_batches else (_MOST_WAITING, _BATCH)
     provider = TracerProvider(resource=resource)
     for name in export.traces:
-        exporter = _load("opentelemetry_traces_exporter", "OTEL_TRACES_EXPORTER", name)
-        provider.add_span_processor(Batches(exporter(), patience, most=most, batch=batch))
+        exporter = _made("opentelemetry_traces_exporter", "OTEL_TRACES_EXPORTER", name)
+        provider.add_span_processor(Batches(exporter, patience, most=most, batch=batch))
     trace.set_tracer_provider(provider)
     return provider
 
@@ -157,19 +167,21 @@ def _set_up_metrics(
     there = metrics.get_meter_provider()
     if not isinstance(there, _ProxyMeterProvider):
         return there
+    exporters = [
+        _made("opentelemetry_metrics_exporter", "OTEL_METRICS_EXPORTER", name)
+        for name in export.metrics
+    ]
     histograms = Histograms()
     readers: list[MetricReader] = []
     if settings.prometheus is not None:
         readers.append(Scraped(serve(settings.prometheus), histograms))
-    for name in export.metrics:
-        made = _load("opentelemetry_metrics_exporter", "OTEL_METRICS_EXPORTER", name)()
-        readers.append(
-            made if isinstance(made, MetricReader) else Periodic(made, histograms, patience)
-        )
+    for made in exporters:
+        is_reader = isinstance(made, MetricReader)
+        readers.append(made if is_reader else Periodic(made, histograms, patience))
     if not readers:
         return None
     provider: MeterProvider
-    if export.sdks_histograms:
+    if export.sdks_histograms or not all(map(takes_ours, exporters)):
         provider = MeterProvider(readers, resource=resource)
     else:
         provider = Provider(readers, resource, histograms)
@@ -177,9 +189,12 @@ def _set_up_metrics(
     return provider
 
 
-def _load(group: str, variable: str, name: str) -> Callable[[], Any]:
+def _made(group: str, variable: str, name: str) -> Any:
     for found in entry_points(group=group, name=name):
-        return found.load()  # type: ignore[no-any-return]
+        try:
+            return found.load()()
+        except Exception as error:  # whatever an exporter may raise, a port that is taken say
+            raise SettingsError(variable, name, f"can't be set up ({error})") from error
     raise SettingsError(variable, name, "is no exporter that is installed")
 
 

@@ -17,11 +17,6 @@ AtLeastOne: TypeAlias = Annotated[int, Meta(ge=1)]
 Signal: TypeAlias = Literal["traces", "metrics"]
 
 _OTLP: Final = "otlp"
-_OF_HISTOGRAMS: Final = (
-    "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
-    "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
-    "OTEL_METRICS_EXEMPLAR_FILTER",
-)
 _OF_BATCHES: Final = ("OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE")
 _PROTOCOLS: Final = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 
@@ -71,7 +66,7 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
     #: The exporters' names, as their packages register them.
     traces: tuple[str, ...]
     metrics: tuple[str, ...]
-    #: Something is said of histograms that only the SDK's own know: temporality, exemplars.
+    #: Something is said of exemplars, which only the SDK's own histograms know.
     sdks_histograms: bool = False
     #: Something is said of how many spans wait, and how many go at once.
     sdks_batches: bool = False
@@ -89,7 +84,7 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True):
         return cls(
             traces=_exporters(environ, "traces"),
             metrics=_exporters(environ, "metrics"),
-            sdks_histograms=any(value_of(environ, name) for name in _OF_HISTOGRAMS),
+            sdks_histograms=value_of(environ, "OTEL_METRICS_EXEMPLAR_FILTER") is not None,
             sdks_batches=any(value_of(environ, name) for name in _OF_BATCHES),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from otel.metrics import BUCKETS_TO_AN_HOUR
 from otel.sdk import FLUSH_S
 from otel.settings import ExportSettings, TelemetrySettings
 from tests.conftest import NewBroker
+from tests.ports import free_port
 from tests.processes import ROOT, Launcher
 from tests.waiting import PATIENCE_S, eventually
 
@@ -338,6 +340,80 @@ sdk.flush()"""
     if not is_exponential:
         assert point["explicit_bounds"] == list(BUCKETS_TO_AN_HOUR)
     assert len(point["exemplars"]) == exemplars
+
+
+MEASURED = """\
+from dramatiq import Message, MessageProxy
+from otel.metrics import Metrics
+run, measure = MessageProxy(Message("mail", "greet", (), {}, {})), Metrics()
+for _ in range(2):
+    measure.before_process_message(None, run)
+    measure.after_process_message(None, run)
+    sdk.flush()
+"""
+
+
+def test_an_exporter_that_reads_by_itself_sees_the_time_of_a_run(tmp_path: Path) -> None:
+    port = free_port()
+    after = f"""{MEASURED}
+import urllib.request
+print(urllib.request.urlopen("http://localhost:{port}/metrics").read().decode())"""
+    environ = {"OTEL_METRICS_EXPORTER": "prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT": str(port)}
+    printed = _run(tmp_path, environ, after=after)
+    assert re.search(r"^messaging_process_duration_seconds_count\{.*\} 2.0$", printed, re.MULTILINE)
+
+
+def test_an_exporter_that_prefers_deltas_gets_them(tmp_path: Path) -> None:
+    (tmp_path / "pigeon.py").write_text(
+        """\
+from opentelemetry.sdk.metrics import Histogram
+from opentelemetry.sdk.metrics.export import AggregationTemporality, ConsoleMetricExporter
+
+def exporter():
+    deltas = {Histogram: AggregationTemporality.DELTA}
+    return ConsoleMetricExporter(
+        preferred_temporality=deltas, formatter=lambda data: data.to_json(indent=None) + "\\n"
+    )
+""",
+        encoding="utf-8",
+    )
+    installed = tmp_path / "pigeon-1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Name: pigeon\nVersion: 1\n", encoding="utf-8")
+    (installed / "entry_points.txt").write_text(
+        "[opentelemetry_metrics_exporter]\npigeon = pigeon:exporter\n", encoding="utf-8"
+    )
+    environ = {"OTEL_METRICS_EXPORTER": "pigeon", "OTEL_METRIC_EXPORT_INTERVAL": "600000"}
+    printed = _run(tmp_path, environ, after=MEASURED)
+    counts = []
+    for line in printed.splitlines():
+        for scope in json.loads(line)["resource_metrics"][0]["scope_metrics"]:
+            data = {metric["name"]: metric["data"] for metric in scope["metrics"]}
+            if (measured := data.get("messaging.process.duration")) is not None:
+                assert measured["aggregation_temporality"] == 1
+                counts += [point["count"] for point in measured["data_points"]]
+    assert counts == [1, 1]
+
+
+def test_a_worker_that_can_not_set_its_metrics_up_says_so_and_exports_its_spans(
+    source: str, launch: Launcher, producer: StreamsBroker
+) -> None:
+    with Receiver("http/protobuf") as receiver, socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()  # as the first worker process of a host does
+        environment = receiver.environment | {
+            "OTEL_METRICS_EXPORTER": "prometheus",
+            "OTEL_EXPORTER_PROMETHEUS_HOST": "127.0.0.1",
+            "OTEL_EXPORTER_PROMETHEUS_PORT": str(taken.getsockname()[1]),
+            "OTEL_BSP_SCHEDULE_DELAY": "600000",  # so what is exported is exported at the end
+        }
+        workers = launch(source, environment=environment)
+        workers.wait_for_log(r"\[ERROR\] Telemetry is not complete: OTEL_METRICS_EXPORTER.*in use")
+        workers.wait_until_ready()
+        send(producer, "one")
+        workers.wait_for_log("greeted")
+        assert workers.terminate() == 0
+        receiver.received.wait_for_spans("process mail")
 
 
 def test_an_applications_own_provider_is_left_alone(tmp_path: Path) -> None:
