@@ -106,6 +106,7 @@ def serve(
     listens(server.url)
     _audit_to_stderr()
     shape_logs(logs)  # from here on: the address is for people
+    application.broker.emit_after("program_boot", "dashboard")
     try:
         server.run()
     except KeyboardInterrupt:

@@ -110,7 +110,7 @@ class Sdk:
 
 
 class ProcessSdk(Middleware):
-    """Sets the SDK up in each worker and scheduler, and flushes it when a worker has stopped.
+    """Sets the SDK up in each process of ours, and flushes it when a worker has stopped.
 
     First in the list: its ``after_`` hook runs when everybody else has emitted their last.
     An ``atexit`` hook would not do, worker processes end without. ``set_up`` is given the
@@ -130,6 +130,10 @@ class ProcessSdk(Middleware):
     def after_scheduler_boot(self, broker: Broker) -> None:
         """periodiq forks nothing, and ends as any program does: the SDK flushes itself."""
         self._begin("scheduler")
+
+    def after_program_boot(self, broker: Broker, role: str) -> None:
+        """Of a command or the dashboard; it ends as a scheduler does."""
+        self._begin(role)
 
     def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:
         """Nothing runs any more and everything is settled."""

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Final
 
+import msgspec
 from dramatiq.middleware import Middleware
 
 from otel.metrics import Metrics
 from otel.sdk import ProcessSdk, Sdk, Service
 from otel.settings import ExportSettings, TelemetrySettings
 from otel.tracing import Tracing
+
+#: The role of a command, which ends at once: each one's metrics would be series of their own.
+_COMMAND: Final = "cli"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,8 @@ def layers(settings: TelemetrySettings, service: Service, export: ExportSettings
         return Layers()
 
     def set_up(role: str) -> Sdk:
-        return Sdk.set_up(replace(service, role=role), settings, export)
+        said = msgspec.structs.replace(settings, metrics=settings.metrics and role != _COMMAND)
+        return Sdk.set_up(replace(service, role=role), said, export)
 
     tracing = Tracing(
         relation=settings.relation,

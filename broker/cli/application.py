@@ -64,14 +64,25 @@ class Application:
             raise SettingsError("--app", name, "must be a module with a StreamsBroker `broker`")
         return found
 
-    def actor(self, name: str) -> Actor[..., object]:
+    @cached_property
+    def sender(self) -> StreamsBroker:
+        """As :attr:`with_actors`, for a command that sends: what it sends can be traced.
+
+        Raises:
+          SettingsError: as :attr:`with_actors`.
         """
+        self.with_actors.emit_after("program_boot", "cli")
+        return self.with_actors
+
+    def actor(self, name: str) -> Actor[..., object]:
+        """An actor to send, as of :attr:`sender`.
+
         Raises:
           SettingsError: the application has no actor of this name.
         """
-        found = self.with_actors.actors.get(name)
+        found = self.sender.actors.get(name)
         if found is None:
-            known = ", ".join(sorted(self.with_actors.actors)) or "none"
+            known = ", ".join(sorted(self.sender.actors)) or "none"
             raise SettingsError("actor", name, f"must be one of the application's: {known}")
         return found
 

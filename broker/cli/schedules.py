@@ -50,5 +50,5 @@ def run(ctx: typer.Context, name: ScheduleName, as_json: AsJson = False) -> None
 
     It is sent through the application's middleware (--app, by default `actors`).
     """
-    message = application(ctx).with_actors.inspector.schedules.run_now(name)
+    message = application(ctx).sender.inspector.schedules.run_now(name)
     said({"id": message.message_id, "queue": message.queue_name}, as_json, message.message_id)
