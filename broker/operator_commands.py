@@ -19,7 +19,7 @@ from broker.scripts import script
 class QueueInfo:
     """One queue at one moment. ``due`` are scheduled messages whose time has come.
 
-    ``oldest_age_ms`` is how long the oldest entry has been there, in flight or not.
+    ``oldest_age_ms`` is the age of the oldest message that waits: ready, handed back, or due.
     """
 
     name: str
@@ -29,6 +29,8 @@ class QueueInfo:
     in_flight: int
     dead: int
     oldest_age_ms: int | None
+    #: Of the oldest entry there is, in flight or ready; for whoever wants it gone, as an old key.
+    oldest_entry_age_ms: int | None
     paused: bool
     consumers: int
     #: It takes nothing more from producers.
@@ -45,9 +47,9 @@ class OperatorCommands(Runner):
     def inspect(self, queue: str) -> QueueInfo:
         """Counts of one queue, from one moment; all 0 for a queue nobody used."""
         k = self.keys(queue)
-        now, ready, scheduled, due, in_flight, dead, oldest, paused, consumers, closed = self._run(
-            "inspect", (k.scheduled, k.dead, k.control, *k.ready)
-        )
+        keys = (k.scheduled, k.dead, k.control, *k.ready)
+        now, *counts, waiting, oldest, paused, consumers, closed = self._run("inspect", keys)
+        ready, scheduled, due, in_flight, dead = counts
         return QueueInfo(
             name=queue,
             ready=ready,
@@ -55,7 +57,8 @@ class OperatorCommands(Runner):
             due=due,
             in_flight=in_flight,
             dead=dead,
-            oldest_age_ms=None if oldest < 0 else max(0, now - oldest),
+            oldest_age_ms=None if waiting < 0 else max(0, now - waiting),
+            oldest_entry_age_ms=None if oldest < 0 else max(0, now - oldest),
             paused=bool(paused),
             consumers=consumers,
             closed=bool(closed),

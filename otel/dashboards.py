@@ -77,7 +77,7 @@ OVERVIEW: Final = Dashboard(
             ],
         ),
         Panel(
-            "Oldest message",
+            "Oldest message that waits",
             [Query(_gauge("queue_oldest_age_seconds"), f"{{{{{_Q}}}}}")],
             "s",
         ),

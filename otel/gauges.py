@@ -77,7 +77,7 @@ class QueueGauges:
         self._logger = get_logger(__name__, type(self))
         for name, unit, text, read in (
             (names.QUEUE_MESSAGES, "{message}", "Messages by state.", _messages),
-            (names.QUEUE_OLDEST_AGE, "s", "Age of the oldest entry, running or not.", _ages),
+            (names.QUEUE_OLDEST_AGE, "s", "Age of the oldest message that waits.", _ages),
             (names.QUEUE_CONSUMERS, "{consumer}", "Live consumers.", _consumers),
             (names.QUEUE_PAUSED, "{queue}", "1 while the queue is paused.", _paused),
             (names.SCHEDULE_OVERDUE, "s", "Time since a fire was due that is not made.", _overdue),

@@ -68,6 +68,7 @@ def show_queue(ctx: typer.Context, queue: Queue, as_json: AsJson = False) -> Non
     pairs = {
         **dataclasses.asdict(info),
         "oldest_age_ms": lasting(info.oldest_age_ms),
+        "oldest_entry_age_ms": lasting(info.oldest_entry_age_ms),
         "global concurrency": limit.global_concurrency,
         "rate": rate,
         "entered": traffic.entered,

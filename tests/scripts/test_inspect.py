@@ -40,14 +40,54 @@ def test_the_age_is_the_oldest_entrys(scripts: Scripts, level: int) -> None:
     assert 90_000 <= age_ms < 120_000
 
 
-def test_an_entry_in_flight_may_be_the_oldest(scripts: Scripts) -> None:
-    scripts.client.xadd(scripts.keys.ready[0], {"id": "old"}, id=f"{scripts.now_ms() - 90_000}-0")
+def aged(scripts: Scripts, age_ms: int, level: int = 0) -> None:
+    scripts.client.xadd(
+        scripts.keys.ready[level],
+        {"id": f"of-{age_ms}", "actor": "run", "args": "[]"},
+        id=f"{scripts.now_ms() - age_ms}-0",
+    )
+
+
+def test_what_runs_does_not_wait_however_old_it_is(scripts: Scripts) -> None:
+    aged(scripts, 90_000)
     scripts.take()
-    scripts.enqueue("young")
     info = scripts.commands.inspect(QUEUE)
-    assert (info.ready, info.in_flight) == (1, 1)
+    assert (info.ready, info.in_flight, info.oldest_age_ms) == (0, 1, None)
+    assert info.oldest_entry_age_ms is not None
+    assert 90_000 <= info.oldest_entry_age_ms < 120_000
+    aged(scripts, 30_000)
+    info = scripts.commands.inspect(QUEUE)
+    assert info.oldest_age_ms is not None
+    assert 30_000 <= info.oldest_age_ms < 60_000
+
+
+def test_what_was_handed_back_waits_and_is_older_than_what_nobody_was_given(
+    scripts: Scripts,
+) -> None:
+    aged(scripts, 90_000)
+    aged(scripts, 60_000)
+    first, second = scripts.take(2)
+    scripts.release(second, 1)
+    aged(scripts, 30_000)
+    info = scripts.commands.inspect(QUEUE)
+    assert info.oldest_age_ms is not None
+    assert 60_000 <= info.oldest_age_ms < 90_000
+    scripts.release(first, 1)
+    info = scripts.commands.inspect(QUEUE)
     assert info.oldest_age_ms is not None
     assert 90_000 <= info.oldest_age_ms < 120_000
+
+
+def test_what_is_due_and_promoted_by_nobody_waits_since_its_time(scripts: Scripts) -> None:
+    scripts.enqueue("young")
+    scripts.schedule("later")
+    age_ms = scripts.commands.inspect(QUEUE).oldest_age_ms
+    assert age_ms is not None
+    assert age_ms < 60_000
+    scripts.client.zadd(scripts.keys.scheduled, {"due": scripts.now_ms() - 90_000})
+    age_ms = scripts.commands.inspect(QUEUE).oldest_age_ms
+    assert age_ms is not None
+    assert 90_000 <= age_ms < 120_000
 
 
 def test_a_consumer_counts_once_over_all_levels_and_the_released_never(scripts: Scripts) -> None:
