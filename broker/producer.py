@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 _BATCH = 200
 
 
+class Batch(list[Message[Any]]):
+    """Messages of one queue, of a call that sends several; one alone may be the last of them."""
+
+
 class Producer:
     """Sends the messages of a broker, whose :meth:`StreamsBroker.enqueue` says what it raises.
 
@@ -58,7 +62,8 @@ class Producer:
         """Enqueue messages of one queue, ``delay`` ms from now if given."""
         if delay is not None:
             check_int("delay", delay, 0)
-            messages = [m.copy(options={"eta": current_millis() + delay}) for m in messages]
+            eta = current_millis() + delay
+            messages = type(messages)(m.copy(options={"eta": eta}) for m in messages)
         return self._emitting(messages, delay, lambda: self._write(messages, delay))
 
     def send_all(self, messages: Iterable[Message[Any]], delay: int | None) -> list[Message[Any]]:
@@ -66,11 +71,13 @@ class Producer:
         by_queue: dict[str, list[tuple[int, Message[Any]]]] = defaultdict(list)
         for index, message in enumerate(messages):
             by_queue[message.queue_name].append((index, message))
+        several = sum(map(len, by_queue.values())) > 1
         sent: dict[int, Message[Any]] = {}
         for rows in by_queue.values():
             for start in range(0, len(rows), _BATCH):
                 batch = rows[start : start + _BATCH]
-                done = self.send([message for _, message in batch], delay)
+                given = [message for _, message in batch]
+                done = self.send(Batch(given) if several else given, delay)
                 sent.update(zip((index for index, _ in batch), done, strict=True))
         return [sent[index] for index in sorted(sent)]
 

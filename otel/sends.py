@@ -14,6 +14,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
 
 from broker import StreamsBroker, evidence, flow_step
+from broker.producer import Batch
 from otel import names
 from otel.ending import error_type, type_name
 from otel.propagation import forget, inject
@@ -60,7 +61,7 @@ class SendSpans(Middleware):
             for message in messages:
                 forget(message.options)
             return
-        if len(messages) == 1:
+        if len(messages) == 1 and not isinstance(messages, Batch):
             link_only = self._links_only(messages[0], delay)
             spans = [self._create(broker, messages[0], "send", delay, None, link_only=link_only)]
         else:

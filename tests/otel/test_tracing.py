@@ -344,6 +344,36 @@ def test_a_batch_is_one_send_with_a_creation_for_each_message(
     assert REQUEST_TRACE not in {run.trace_id for run in runs}
 
 
+@pytest.mark.parametrize("delay", [None, 1])
+def test_the_last_message_of_a_large_batch_is_one_of_a_batch_as_well(
+    traced: Traced, received: Received, start_worker: StartWorker, delay: int | None
+) -> None:
+    broker = traced()
+
+    @dramatiq.actor(queue_name="mail")
+    def greet() -> None:
+        pass
+
+    @dramatiq.actor(queue_name="files")
+    def convert() -> None:
+        pass
+
+    with trace.use_span(_remote(REQUEST)):
+        messages = [*(greet.message() for _ in range(201)), convert.message()]
+        broker.enqueue_many(messages, delay)
+    start_worker(broker)
+    runs = [
+        *received.wait_for_spans("process mail", 201),
+        *received.wait_for_spans("process files"),
+    ]
+    batches = [*received.spans("send mail"), *received.spans("send files")]
+    counts = [batch.attributes["messaging.batch.message_count"] for batch in batches]
+    assert ({batch.kind for batch in batches}, counts) == ({"CLIENT"}, [200, 1, 1])
+    assert {run.parent_id for run in runs} == {""}
+    created = [*received.spans("create mail"), *received.spans("create files")]
+    assert {_links(run)["creation"] for run in runs} == {span.span_id for span in created}
+
+
 def test_a_batch_of_one_is_a_send(
     traced: Traced, received: Received, start_worker: StartWorker
 ) -> None:
