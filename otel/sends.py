@@ -14,6 +14,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
 
 from broker import StreamsBroker, evidence, flow_step
+from broker.errors import HeadraceError
 from broker.producer import Batch
 from otel import names
 from otel.ending import error_type, type_name
@@ -140,9 +141,10 @@ class SendSpans(Middleware):
         for span, message in zip(spans[-len(messages) :], sent or (), strict=False):
             # A deduplicated message is known by the id of the one that was there before.
             span.set_attribute(names.MESSAGE_ID, message.message_id)
+        texts = exception is None or not _any_sealed(broker, messages)
         for span in reversed(spans):
             if exception is not None:
-                self.record(span, exception)
+                self.record(span, exception, texts=texts)
             span.end()
 
     def _traces(self) -> bool:
@@ -184,6 +186,14 @@ def conversation(options: Mapping[str, Any]) -> Attributes:
     """The correlation id of a message, if it has one."""
     id = options.get(names.CORRELATION_OPTION)
     return {names.CONVERSATION_ID: id} if isinstance(id, str) else {}
+
+
+def _any_sealed(broker: StreamsBroker, messages: Sequence[Message[Any]]) -> bool:
+    """Whether what a send's error says may quote what an encrypted job was given."""
+    try:
+        return any(map(broker.codec.seals, messages))
+    except HeadraceError:  # it says what no message can be asked
+        return True
 
 
 def _is_small_flow(messages: Sequence[Message[Any]]) -> bool:

@@ -315,7 +315,30 @@ def test_a_send_that_fails_says_why(
     (send,) = received.wait_for_spans("send mail")
     assert send.status == "ERROR"
     assert send.attributes["error.type"] == "broker.errors.MessageTooLarge"
+    assert [event.name for event in send.events] == ["exception"]
     assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+@pytest.mark.parametrize("asked", [True, "4111"])
+def test_a_send_of_an_encrypted_job_that_fails_says_no_more_than_the_errors_type(
+    traced: Traced, received: Received, asked: object
+) -> None:
+    broker = traced()
+    broker.add_middleware(Encryption(KeyRing([Key("k1", bytes(32))], "k1")))
+
+    @dramatiq.actor(queue_name="mail")
+    def greet(number: object) -> None:
+        pass
+
+    broker.max_message_bytes = 10
+    messages = [greet.message(1), greet.message(2).copy(options={"encrypted": asked})]
+    with pytest.raises(ValueError):
+        broker.enqueue_many(messages)
+    (batch,) = received.wait_for_spans("send mail")
+    spans = [batch, *received.spans("create mail")]
+    assert [span.status for span in spans] == ["ERROR"] * 3
+    assert [span.events for span in spans] == [[]] * 3
+    assert {span.description for span in spans} == {batch.attributes["error.type"]}
 
 
 def test_a_batch_is_one_send_with_a_creation_for_each_message(
