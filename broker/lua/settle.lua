@@ -310,11 +310,9 @@ end
 look_ahead()
 local replies = {}
 local ok, failure = pcall(end_all, replies)
-write_removed()  -- also of what has ended before one that failed
+-- All that follows is also for what has ended before one that failed: it is settled, and comes no second time.
+write_removed()
 write_ends()
-if not ok then
-  return error(failure)
-end
 if kept > 0 and completed > 0 then
   -- Twice as many as came: a smaller count takes hold soon, and never at once.
   local excess = math.min(2 * completed, redis.call("ZCARD", KEYS[10]) - kept)
@@ -324,11 +322,14 @@ if kept > 0 and completed > 0 then
     redis.call("PEXPIRE", job_prefix .. oldest[i], left, "XX")  -- one that lives again has no expiry
   end
 end
-if flowing then
-  flowing.write(flows)
-end
 if redis.call("EXISTS", KEYS[5]) == 1 then
   signals = signals + #settlements + notices + flows.added
 end
 signal(KEYS[6], signals)
+if flowing then
+  flowing.write(flows)
+end
+if not ok then
+  return error(failure)
+end
 return { replies, flows.letters }

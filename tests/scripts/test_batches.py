@@ -81,10 +81,15 @@ def test_what_a_batch_has_ended_it_ends_no_second_time(
     assert scripts.commands.settle(QUEUE, batch) == [Settled.OK, Settled.OK, again, again]
 
 
+def spoil(scripts: Scripts, name: str) -> None:
+    scripts.client.delete(scripts.keys.job_prefix + name)
+    scripts.client.set(scripts.keys.job_prefix + name, "no hash")
+
+
 def test_when_one_of_a_batch_fails_those_before_it_have_ended_for_good(scripts: Scripts) -> None:
     scripts.enqueue("before", "spoilt", "after")
     handed = scripts.take()
-    scripts.client.set(scripts.keys.job_prefix + "spoilt", "no hash")
+    spoil(scripts, "spoilt")
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
         scripts.commands.settle(QUEUE, done(*handed))
     assert scripts.ids() == ["spoilt", "after"]
@@ -92,6 +97,22 @@ def test_when_one_of_a_batch_fails_those_before_it_have_ended_for_good(scripts: 
     assert [entry_id for entry_id, _, _ in scripts.pending()] == [
         one.lease.entry_id for one in handed[1:]
     ]
+
+
+def test_when_one_of_a_batch_fails_blocked_consumers_hear_of_what_those_before_it_left(
+    scripts: Scripts,
+) -> None:
+    scripts.enqueue("released", "retried", "spoilt")
+    handed = scripts.take()
+    spoil(scripts, "spoilt")
+    ends: list[Outcome] = [Release(), Retry(60_000, 0, fields_of("retried")), Done()]
+    batch = [
+        Settlement(one.lease, message_id(one), "", end)
+        for one, end in zip(handed, ends, strict=True)
+    ]
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        scripts.commands.settle(QUEUE, batch)
+    assert scripts.signals() == 2
 
 
 def lose_all_but_the_id(scripts: Scripts, handed: Handed, **more: str) -> Handed:

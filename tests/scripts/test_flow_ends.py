@@ -118,3 +118,27 @@ def test_a_success_is_told_with_its_result(
     ended.deliver_all()
     assert ended.ready("home") == [1]
     assert ended.commands.results("home", ended.plan.id, 0, 1) == [b'{"n":1}']
+
+
+def test_a_flow_goes_on_after_a_step_that_ended_in_a_batch_of_which_another_failed(
+    client: redis.Redis, runner: Any, namespace: str
+) -> None:
+    flow = chain("f", message(), message(), message())
+    ended = Ended(client, runner, namespace, flow)
+    keys = ended.jobs.keys("home")
+    client.xadd(keys.ready[0], {"id": "spoilt", "actor": "a", "at": "1", "args": "[]"})
+    step, spoilt = ended.take().lease, ended.take().lease
+    client.delete(keys.job_prefix + "spoilt")
+    client.set(keys.job_prefix + "spoilt", "no hash")
+    first = Settlement(step, ended.messages[0].message_id, "", Done(b"1"))
+    batch = [first, Settlement(spoilt, "spoilt", "", Done())]
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        ended.jobs.settle("home", batch)
+    assert ended.record().step("a").state == "completed"
+    client.delete(keys.job_prefix + "spoilt")
+    ended.jobs.settle("home", batch[1:])
+    for number in (1, 2):
+        following = ended.take().lease
+        end = Settlement(following, ended.messages[number].message_id, "", Done())
+        ended.jobs.settle("home", [end])
+    assert ended.record().state == "completed"
