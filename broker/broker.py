@@ -29,6 +29,7 @@ from broker.events import Events
 from broker.flow_commands import FlowCommands
 from broker.inspector import Inspector
 from broker.jobs import Jobs
+from broker.keys import MOST_PRIORITY
 from broker.limits import QueueDepth, QueueLimit
 from broker.options import NAMES, Options
 from broker.producer import Producer
@@ -54,7 +55,8 @@ class StreamsBroker(Broker):
       heartbeat_timeout: the lease: how long a silent worker keeps its deliveries.
       dead_message_ttl: how long dead letters are kept.
       dead_letters: queue -> which of its dead letters are kept, in place of that.
-      max_priority: the highest ``broker_priority``; 0 is the lowest and the default.
+      max_priority: the highest ``broker_priority``, 255 at the most; 0 is the lowest and the
+        default.
       max_deliveries: unsettled deliveries after which an entry is buried.
       concurrency: queue -> most jobs of it that run at once in this process.
       limits: queue -> what holds for it over all processes; set when a worker starts.
@@ -99,12 +101,12 @@ class StreamsBroker(Broker):
         for name, value, least in (
             ("heartbeat_timeout", heartbeat_timeout, 1),
             ("dead_message_ttl", dead_message_ttl, 0),
-            ("max_priority", max_priority, 0),
             ("max_deliveries", max_deliveries, 1),
             ("max_message_bytes", max_message_bytes, 1),
             ("unknown_actor_grace", unknown_actor_grace, 0),
         ):
             check_int(name, value, least)
+        check_int("max_priority", max_priority, 0, MOST_PRIORITY)
         check_text("namespace", namespace)
         self.rules = QueueRules(
             concurrency=concurrency,

@@ -12,10 +12,11 @@ from broker.errors import InvalidOption
 QUEUE_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9._-]*")
 
 
-def check_int(name: str, value: object, least: int) -> int:
-    """The value, an integer of at least that; a bool is none."""
-    if type(value) is not int or value < least:
-        raise InvalidOption(name, value, f"must be an integer of at least {least}")
+def check_int(name: str, value: object, least: int, most: int | None = None) -> int:
+    """The value, an integer within these bounds; a bool is none."""
+    if type(value) is not int or value < least or (most is not None and value > most):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise InvalidOption(name, value, f"must be an integer {bounds}")
     return value
 
 

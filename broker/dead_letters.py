@@ -14,7 +14,7 @@ from broker import entry
 from broker.commands import Commands
 from broker.dead_filter import ANY, DeadFilter
 from broker.dead_letter import DeadLetter
-from broker.errors import InvalidOption, translated
+from broker.errors import InvalidOption, NotRedriven, translated
 from broker.letter_commands import LetterHead, LetterPosition, Redriven
 from broker.pace import Pace
 
@@ -136,6 +136,7 @@ class DeadLetters:
 
         Raises:
           InvalidOption: ``per_second`` is no positive integer.
+          NotRedriven: some can't move, and stay; raised once all the others have moved.
         """
         return sum(self.redriving(name, ids, where=where, per_second=per_second))
 
@@ -149,12 +150,17 @@ class DeadLetters:
     ) -> Iterator[int]:
         """As :meth:`redrive`, a step at a time: how many moved in each. Stop where you like."""
         pace = Pace(per_second)
+        moved, staying = 0, list[str]()
         heads = self._heads(name, where) if ids is None else self._named(name, list(ids))
         for batch in heads:
             for start in range(0, len(batch), pace.batch):
                 some = batch[start : start + pace.batch]
                 pace.wait(len(some))
-                yield self._redrive(name, some)
+                step = self._redrive(name, some, staying)
+                moved += step
+                yield step
+        if staying:
+            raise NotRedriven(name, moved, staying)
 
     def _heads(self, name: str, where: DeadFilter) -> Iterator[list[LetterHead]]:
         """Batches of the letters wanted that are dead now, oldest first."""
@@ -186,21 +192,26 @@ class DeadLetters:
                 sizes = pipe.execute()
             yield [LetterHead(id, 0, size) for id, size in zip(some, sizes, strict=True)]
 
-    def _redrive(self, name: str, heads: Sequence[LetterHead]) -> int:
+    def _redrive(self, name: str, heads: Sequence[LetterHead], staying: list[str]) -> int:
+        """How many moved; those that can't are added to ``staying``."""
         moved = 0
         for some in _by_size(heads):
             by_queue: dict[str, list[Redriven]] = defaultdict(list)
             for letter in self._letters(name, [head.id for head in some]):
-                at_home = letter if letter.queue == name else self._at_home(name, letter)
+                going = letter.redriven()
+                if not going.is_entry:
+                    staying.append(letter.id)
+                    continue
+                at_home = going if letter.queue == name else self._at_home(name, letter, going)
                 if at_home is not None:
-                    by_queue[letter.queue].append(at_home.redriven())
+                    by_queue[letter.queue].append(at_home)
             for queue, letters in by_queue.items():
                 moved += self._commands.redrive(queue, letters)
         return moved
 
-    def _at_home(self, name: str, letter: DeadLetter) -> DeadLetter | None:
+    def _at_home(self, name: str, letter: DeadLetter, going: Redriven) -> Redriven | None:
         id = self._commands.take_letter_back(name, letter.id, letter.queue)
-        return None if id is None else dataclasses.replace(letter, id=id)
+        return None if id is None else dataclasses.replace(going, key=id)
 
     def _letters(self, name: str, ids: Sequence[str]) -> list[DeadLetter]:
         if not ids:

@@ -90,6 +90,23 @@ class QueueClosed(HeadraceError):
         self.queue = queue
 
 
+class NotRedriven(HeadraceError):
+    """Dead letters stay where they are: they have more fields than a script can write.
+
+    All the others of the redrive have moved; ``moved`` is how many. ``ids`` are those that stay.
+    """
+
+    def __init__(self, queue: str, moved: int, ids: Sequence[str]) -> None:
+        shown = ", ".join(map(repr, ids[:3])) + (f" and {len(ids) - 3} more" if ids[3:] else "")
+        super().__init__(
+            f"queue {queue!r}: {moved} dead letters moved, and {len(ids)} can't, for they have too "
+            f"many fields: {shown}"
+        )
+        self.queue = queue
+        self.moved = moved
+        self.ids = tuple(ids)
+
+
 class MessageTooLarge(HeadraceError, ValueError):
     """The encoded message is over the limit; nothing was enqueued. Sizes are bytes."""
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 GROUP = "workers"
 #: The group's consumer for what was handed back: no process. Kept in step with the scripts.
 RELEASED = b"~released"
+#: The highest of priorities, as with RabbitMQ: each is a stream that every script declares.
+MOST_PRIORITY = 255
 
 
 class QueueKeys:

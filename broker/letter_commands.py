@@ -11,6 +11,9 @@ from broker.entry import Fields
 from broker.moving import move_letter
 from broker.runner import Runner
 
+# Of an entry that a script writes, fields and values; bounds.lua has the same.
+_MOST_PARTS = 7_000
+
 
 @dataclass(frozen=True, slots=True)
 class Redriven:
@@ -24,6 +27,11 @@ class Redriven:
     fields: Fields | list[bytes]
     #: Its place in a flow; empty for none.
     flow: str = ""
+
+    @property
+    def is_entry(self) -> bool:
+        """Whether a script can write it: another client's entry may have had too many fields."""
+        return 0 < len(self.fields) <= _MOST_PARTS
 
 
 #: A place among the dead: time of death, then id.
@@ -70,7 +78,7 @@ class LetterCommands(Runner):
         return taken
 
     def redrive(self, queue: str, letters: Iterable[Redriven]) -> int:
-        """Move dead letters back; returns how many of them were still there."""
+        """Move dead letters back, which are entries; returns how many of them were still there."""
         k = self.keys(queue)
         keys = (
             *(k.dead, k.dead_messages, k.control, k.wake, k.dedup, k.job_prefix),

@@ -13,8 +13,9 @@
 -- ARGV[1..] letter    msgpack [key among the dead, message id or "", level, deduplication key or "", [field, value, ...],
 --           its place in a flow or ""]
 -- Returns the number moved; a letter that is no longer there is passed over, so a repeat moves nothing twice
--- Errors  BADARG a level without a stream; nothing written
+-- Errors  BADARG a level without a stream, or fields that are no entry or more than one may have; nothing written
 -- Cost    O(log N) a letter, N dead
+--@include bounds
 --@include clock
 --@include wake
 --@include fields
@@ -26,6 +27,9 @@ for i = 1, #ARGV do
   letters[i] = cmsgpack.unpack(ARGV[i])
   if not KEYS[10 + letters[i][3]] then
     return redis.error_reply("BADARG level " .. tostring(letters[i][3]))
+  end
+  if not are_pairs(#letters[i][5]) then
+    return redis.error_reply("BADARG fields of " .. letters[i][1])
   end
 end
 

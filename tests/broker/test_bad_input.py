@@ -128,6 +128,7 @@ OPTIONS: list[tuple[str, object]] = [
     ("heartbeat_timeout", "60"),
     ("max_deliveries", 0),
     ("max_priority", -1),
+    ("max_priority", 256),
     ("max_message_bytes", 0),
     ("dead_message_ttl", -1),
     ("unknown_actor_grace", -1),

@@ -13,7 +13,7 @@ from dramatiq import Message
 from dramatiq.encoder import Encoder
 from dramatiq.message import get_encoder, set_encoder
 
-from broker import InvalidOption, StreamsBroker
+from broker import InvalidOption, NotRedriven, StreamsBroker
 from broker.dead_filter import DeadFilter
 from broker.dead_letters import DeadGroup
 from broker.embedded import EmbeddedValkey
@@ -111,6 +111,25 @@ def test_a_redrive_takes_what_its_filter_says(three: StreamsBroker, name: str) -
     assert three.inspector.redrive(QUEUE, where=where) == len(expected)
     assert ready(three).keys() == expected
     assert three.inspector.queue(QUEUE).dead == 3 - len(expected)
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_letter_that_no_script_can_write_back_stays_and_the_others_are_redriven(
+    streams: StreamsBroker, by_name: bool
+) -> None:
+    bury(streams, "before", age_ms=2)
+    junk: dict[Any, Any] = {f"field {number}": "x" for number in range(4_500)}
+    streams.client.xadd(streams.commands.keys(QUEUE).ready[0], junk)
+    die(streams, "")
+    bury(streams, "after")
+    letters = streams.inspector.dead(QUEUE)
+    (large,) = (letter.id for letter in letters if letter.message is None)
+    ids = [letter.id for letter in letters] if by_name else None
+    with pytest.raises(NotRedriven, match="2 dead letters moved, and 1 can't") as stays:
+        streams.inspector.redrive(QUEUE, ids)
+    assert (stays.value.moved, stays.value.ids) == (2, (large,))
+    assert ready(streams).keys() == {"before", "after"}
+    assert [letter.id for letter in streams.inspector.dead(QUEUE)] == [large]
 
 
 def test_groups_count_by_reason_actor_and_error_type(streams: StreamsBroker) -> None:

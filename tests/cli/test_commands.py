@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import dramatiq
 import pytest
@@ -230,6 +231,21 @@ def test_a_redrive_says_what_it_would_move_and_moves_what_it_said(
     assert headrace("dead", "redrive", "mail", ids[0], "--json").json == {"moved": 1}
     assert headrace("dead", "redrive", "mail", "--per-second", "100").out == "moved 1\n"
     assert broker.inspector.queue("mail").dead == 0
+
+
+def test_a_redrive_names_what_can_not_move(
+    headrace: Headrace, broker: StreamsBroker, start_worker: StartWorker
+) -> None:
+    _bury(broker, start_worker, "one")
+    junk: dict[Any, Any] = {f"field {number}": "x" for number in range(4_500)}
+    broker.client.xadd(broker.commands.keys("mail").ready[0], junk)
+    worker = start_worker(broker)
+    eventually(lambda: broker.inspector.queue("mail").dead, lambda dead: dead == 2)
+    worker.stop()
+    ran = headrace("dead", "redrive", "mail")
+    assert ran.status == Exit.FAILED
+    assert "1 dead letters moved, and 1 can't" in ran.err
+    assert broker.inspector.queue("mail").dead == 1
 
 
 def test_a_reason_that_is_none_is_refused(headrace: Headrace, broker: StreamsBroker) -> None:

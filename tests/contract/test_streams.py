@@ -56,6 +56,19 @@ def test_a_higher_priority_is_executed_first(
     assert recorder.seen.take(5) == [9, 3, 1, 0, "default"]
 
 
+def test_a_job_of_the_highest_of_all_priorities_is_delayed_executed_and_finished(
+    server: EmbeddedValkey, new_broker: NewBroker, start_worker: StartWorker
+) -> None:
+    broker = new_broker("streams", server.url, max_priority=255)
+    recorder = Recorder()
+    for delay in (None, 10):
+        recorder.actor.send_with_options(args=(delay,), delay=delay, broker_priority=255)
+    start_worker(broker, threads=1)
+    assert recorder.seen.take(2) == [None, 10]
+    assert isinstance(broker, StreamsBroker)
+    broker.join("work", timeout=TIMEOUT_MS)
+
+
 def test_a_priority_survives_a_delay_and_a_retry(
     streams: StreamsBroker, start_worker: StartWorker
 ) -> None:

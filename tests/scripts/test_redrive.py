@@ -52,6 +52,18 @@ def test_a_letter_that_is_no_message_leaves_no_record(scripts: Scripts) -> None:
     assert [key for key in scripts.snapshot() if key.startswith("job:")] == []
 
 
+def test_a_letter_of_more_fields_than_an_entry_may_have_is_refused_before_anything_moves(
+    scripts: Scripts,
+) -> None:
+    scripts.bury("a", "b")
+    before = scripts.snapshot()
+    large = Redriven("b", "b", 0, "", [*fields_of("b"), *("x",) * 7_000])
+    assert not large.is_entry
+    with pytest.raises(redis.ResponseError, match="BADARG fields of b"):
+        scripts.commands.redrive(QUEUE, [letter("a"), large])
+    assert scripts.snapshot() == before
+
+
 def test_redriving_into_a_gated_queue_wakes_consumers(scripts: Scripts) -> None:
     scripts.bury("a", "b")
     scripts.client.hset(scripts.keys.control, "rate", "1")
