@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from dramatiq.errors import BrokerConnectionError
@@ -86,8 +87,7 @@ class Keeper(OwnThread):
             self._renew_all()
             for queue in self._in_flight():
                 # A server that does not answer costs its time-out, a queue after the other.
-                if time.monotonic() >= self._renew_at:
-                    self._renew_all()
+                self._renew_if_due()
                 self._guarded(self.look_after, queue)
             # Nobody need work on a queue that keeps other queues' dead letters.
             for queue in self._routing.queues() - self._in_flight().keys():
@@ -95,6 +95,14 @@ class Keeper(OwnThread):
             now = time.monotonic()
             until = self._renew_at if now >= self._ready_at else min(self._renew_at, self._ready_at)
             self._due.wait(max(0.0, until - now))
+
+    @property
+    def _renewal_is_due(self) -> bool:
+        return time.monotonic() >= self._renew_at
+
+    def _renew_if_due(self) -> None:
+        if self._renewal_is_due:
+            self._renew_all()
 
     def _renew_all(self) -> None:
         jitter = random.uniform(0.8, 1.0)  # noqa: S311 - no secret
@@ -118,6 +126,14 @@ class Keeper(OwnThread):
                 "Keeping queue %r failed, trying again.", queue, extra={"queueName": queue}
             )
 
+    def _repeat(self, step: Callable[[], bool]) -> None:
+        """Call it as long as it says that more is left; once leases are due the rest waits.
+
+        So no amount of work keeps a lease from being renewed or another queue from its turn.
+        """
+        while step() and not self._renewal_is_due and not self._stopping:
+            pass
+
     def look_after(self, queue: str) -> None:
         """All but the renewals, for one queue."""
         if queue not in self._released_for and time.monotonic() >= self._ready_at:
@@ -127,8 +143,7 @@ class Keeper(OwnThread):
         self._look_for_letters(queue)
         self._sweep(queue)
         self._forget(queue)
-        while self._commands.lapse(queue, _SWEPT_PER_CALL) == _SWEPT_PER_CALL:
-            pass
+        self._repeat(lambda: self._commands.lapse(queue, _SWEPT_PER_CALL) == _SWEPT_PER_CALL)
         if self._rounds[queue] % _ROUNDS_PER_REAP == 0:
             self._commands.reap(queue, self._lease_ms * 2)
         self._rounds[queue] += 1
@@ -136,8 +151,9 @@ class Keeper(OwnThread):
 
     def _sweep(self, queue: str) -> None:
         kept = self._rules.dead_retention(queue)
-        while self._commands.sweep(queue, kept.age_ms, kept.count, _SWEPT_PER_CALL):
-            pass
+        self._repeat(
+            lambda: self._commands.sweep(queue, kept.age_ms, kept.count, _SWEPT_PER_CALL) > 0
+        )
 
     def _forget(self, queue: str) -> None:
         """Drop the records that are not to be kept any longer."""
@@ -150,8 +166,10 @@ class Keeper(OwnThread):
             *(("completed", kept.completed), ("cancelled", kept.completed)),
             *(("dead", failed),),
         ):
-            while self._commands.forget(queue, state, bounds, _SWEPT_PER_CALL) == _SWEPT_PER_CALL:
-                pass
+            self._repeat(partial(self._forget_some, queue, state, bounds))
+
+    def _forget_some(self, queue: str, state: str, bounds: Keep) -> bool:
+        return self._commands.forget(queue, state, bounds, _SWEPT_PER_CALL) == _SWEPT_PER_CALL
 
     def _renew(self, queue: str, held: InFlight) -> None:
         deliveries = {delivery.lease: delivery for delivery in held.deliveries()}
@@ -205,6 +223,8 @@ class Keeper(OwnThread):
                     done.ended + len(done.doomed),
                     extra={"queueName": queue},
                 )
+            if self._renewal_is_due:
+                break
         if position is not None:
             self._positions[queue] = position
 
@@ -222,4 +242,4 @@ class Keeper(OwnThread):
                     *(queue, level, name, self._max_deliveries, 200), told_of=told_of
                 )
             ):
-                pass
+                self._renew_if_due()

@@ -1,7 +1,8 @@
-"""The worker's own threads: one that dies alone is noticed and replaced."""
+"""The worker's own threads: one that dies alone is replaced, one that is busy renews leases."""
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from typing import Any
 
@@ -9,12 +10,14 @@ import dramatiq
 import pytest
 
 from broker import StreamsBroker
-from broker.commands import Commands
+from broker.commands import BEGINNING, Commands
 from broker.embedded import EmbeddedValkey
 from tests.conftest import NewBroker, StartWorker
 from tests.contract.recording import Seen
-from tests.waiting import PATIENCE_S, eventually
+from tests.waiting import PATIENCE_S, eventually, wait_for
 
+#: Time that has to pass without anything to wait for, by this clock only.
+QUIET = threading.Event()
 TIMEOUT_MS = int(PATIENCE_S * 1000)
 
 
@@ -90,3 +93,43 @@ def test_an_end_that_cannot_be_written_does_not_hinder_the_others(
     assert seen.next() == 3
     streams.join("work", timeout=TIMEOUT_MS)
     assert seen.nothing_more()
+
+
+@pytest.mark.parametrize("command", ["sweep", "forget", "lapse", "reclaim"])
+def test_leases_are_renewed_however_much_the_keeper_has_to_clear_away(
+    server: EmbeddedValkey,
+    new_broker: NewBroker,
+    start_worker: StartWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    streams = new_broker("streams", server.url, heartbeat_timeout=600)
+    assert isinstance(streams, StreamsBroker)
+    begun, finish, renewals = threading.Event(), threading.Event(), Seen()
+
+    @dramatiq.actor(queue_name="work", broker=streams)
+    def hold() -> None:
+        begun.set()
+        wait_for(finish, "the test to go on")
+
+    real, renew = getattr(Commands, command), Commands.renew
+
+    def has_no_end(*args: Any) -> Any:
+        return max(real(*args), 500)
+
+    def takes_long(*args: Any, **kwargs: Any) -> Any:
+        QUIET.wait(0.1)
+        return dataclasses.replace(real(*args, **kwargs), position=BEGINNING)
+
+    def renewing(commands: Commands, queue: str, leases: Any) -> Any:
+        if leases:
+            renewals.add(leases)
+        return renew(commands, queue, leases)
+
+    monkeypatch.setattr(Commands, command, takes_long if command == "reclaim" else has_no_end)
+    monkeypatch.setattr(Commands, "renew", renewing)
+    hold.send()
+    start_worker(streams)
+    wait_for(begun, "the job")
+    renewals.take(4)
+    finish.set()
