@@ -129,25 +129,28 @@ class Keeper(OwnThread):
     def _repeat(self, step: Callable[[], bool]) -> None:
         """Call it as long as it says that more is left; once leases are due the rest waits.
 
-        So no amount of work keeps a lease from being renewed or another queue from its turn.
+        So no amount of work keeps another queue from its turn.
         """
         while step() and not self._renewal_is_due and not self._stopping:
             pass
 
     def look_after(self, queue: str) -> None:
-        """All but the renewals, for one queue."""
-        if queue not in self._released_for and time.monotonic() >= self._ready_at:
-            self._release_vanished(queue)
-            self._released_for.add(queue)
-        self._reclaim(queue)
-        self._look_for_letters(queue)
-        self._sweep(queue)
-        self._forget(queue)
+        """A round's work for one queue; leases that become due in between are renewed."""
+        for step in (
+            *(self._release_vanished, self._reclaim, self._look_for_letters, self._sweep),
+            *(self._forget, self._lapse, self._reap),
+            self._commands.register,  # last: a full server refuses this one
+        ):
+            step(queue)
+            self._renew_if_due()  # over a slow line each step takes its time
+
+    def _lapse(self, queue: str) -> None:
         self._repeat(lambda: self._commands.lapse(queue, _SWEPT_PER_CALL) == _SWEPT_PER_CALL)
+
+    def _reap(self, queue: str) -> None:
         if self._rounds[queue] % _ROUNDS_PER_REAP == 0:
             self._commands.reap(queue, self._lease_ms * 2)
         self._rounds[queue] += 1
-        self._commands.register(queue)  # last: a full server refuses this one
 
     def _sweep(self, queue: str) -> None:
         kept = self._rules.dead_retention(queue)
@@ -229,7 +232,9 @@ class Keeper(OwnThread):
             self._positions[queue] = position
 
     def _release_vanished(self, queue: str) -> None:
-        """Hand back, without waiting for leases, what a vanished process of this host held."""
+        """Once a queue: hand back at once what a vanished process of this host held."""
+        if queue in self._released_for or time.monotonic() < self._ready_at:
+            return
         streams = self._commands.keys(queue).ready
         for level, consumer, _ in unseen(self._commands.client, GROUP, streams, idle_ms=0):
             name = consumer.decode("utf-8", "replace")
@@ -243,3 +248,4 @@ class Keeper(OwnThread):
                 )
             ):
                 self._renew_if_due()
+        self._released_for.add(queue)

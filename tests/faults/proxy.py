@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 HOST = "127.0.0.1"
 _CHUNK = 65_536
-#: How often a throttled reply is sent on, in seconds.
+#: How often a part of what is throttled is sent on, in seconds.
 _BEAT_S = 0.05
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s: close sends RST
 
@@ -22,16 +22,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Weather:
-    """What happens to replies on their way. The default is a fair day.
-
-    Requests pass unhindered: a client can't tell which way the time was lost.
-    """
+    """What happens to requests and to replies on their way. The default is a fair day."""
 
     delay_s: float = 0.0
-    #: Up to so much more, at random, for each piece of a reply.
+    #: Up to so much more, at random, for each piece.
     jitter_s: float = 0.0
     #: Every byte by itself.
     split: bool = False
+    #: In each direction of each connection.
     bytes_per_s: float | None = None
 
 
@@ -173,8 +171,7 @@ class Proxy:
         while data := await reader.read(_CHUNK):
             await self._open.wait()
             connection.request = (connection.request + data)[-_CHUNK:]
-            connection.server.write(data)
-            await connection.server.drain()
+            await self._send(connection.server, data)
 
     async def _replies(self, connection: _Connection, reader: asyncio.StreamReader) -> None:
         while data := await reader.read(_CHUNK):

@@ -14,7 +14,7 @@ import redis
 
 from broker import StreamsBroker
 from broker.embedded import EmbeddedValkey
-from broker.scripts import script
+from broker.scripts import names, script
 from tests.applications import Effects
 from tests.conftest import NewBroker
 from tests.faults.conftest import LEASE_MS, SWEEP_MS, Source, valkey_only
@@ -25,7 +25,6 @@ from tests.waiting import eventually, wait_for
 
 #: A reset costs the lease, the sweep, and the consumer's pause before it connects again.
 STRANDED_S = (LEASE_MS + SWEEP_MS) / 1000 + 1
-SCRIPTS = ("enqueue", "schedule", "fetch", "settle", "renew", "reclaim", "sweep", "reap", "start")
 
 JOBS = """
 @dramatiq.actor(queue_name="work")
@@ -54,7 +53,7 @@ LOUD = re.compile(r"^.*\[(?:WARNING|ERROR|CRITICAL)\].*$", re.MULTILINE)
 @pytest.fixture
 def loaded(producer: StreamsBroker) -> None:
     """The server knows the scripts, so that a script's digest in a request is its execution."""
-    for name in SCRIPTS:
+    for name in names():
         producer.client.script_load(script(name).source)
 
 
@@ -147,11 +146,13 @@ def test_20_a_settlement_that_was_executed_and_not_answered_is_repeated_in_peace
     history.check(failures=0, expected_runs=2 if actor == "twice" else 1)
 
 
+@pytest.mark.slow
 @valkey_only
+@pytest.mark.usefixtures("loaded")  # a script's text would need longer than a command may take
 def test_22_a_bad_line_loses_nothing_and_the_leases_hold(
     launch: Launcher, source: Source, history: History, effects: Effects, proxy: Proxy
 ) -> None:
-    lease_ms = 4000
+    lease_ms = 10_000
     module = source(HOLD, url=proxy.url, heartbeat_timeout=lease_ms)
     worker = launch(module, threads=4)
     worker.wait_until_ready()
@@ -163,7 +164,7 @@ def test_22_a_bad_line_loses_nothing_and_the_leases_hold(
     # Longer than a lease, which this worker itself would reclaim: only renewals keep it.
     threading.Event().wait(lease_ms / 1000 * 1.2)
     effects.permit("long")
-    history.settle_down()
+    history.settle_down(timeout_s=60)
     history.recovered()
     assert "eclaimed" not in worker.log
     assert "fenced" not in worker.log

@@ -43,7 +43,7 @@ def ask(raw: socket.socket, text: bytes) -> tuple[list[bytes], float]:
 def test_a_throttled_reply_takes_its_time(line: Proxy, raw: socket.socket) -> None:
     line.weather(bytes_per_s=1000)
     _, took = ask(raw, b"x" * 500)
-    assert 0.4 <= took <= 2
+    assert 0.8 <= took <= 3
     line.weather()
     assert ask(raw, b"x" * 500)[1] < 0.4
 
@@ -53,9 +53,17 @@ def test_a_split_reply_arrives_in_pieces(line: Proxy, raw: socket.socket) -> Non
     assert len(ask(raw, b"x" * 400)[0]) > 3
 
 
-def test_delay_and_jitter_hold_a_reply_back(line: Proxy, raw: socket.socket) -> None:
+def test_a_throttled_request_takes_its_time(line: Proxy, raw: socket.socket) -> None:
+    line.weather(bytes_per_s=1000)
+    began = time.monotonic()
+    raw.sendall(b"*2\r\n$6\r\nSTRLEN\r\n$500\r\n%s\r\n" % (b"x" * 500))
+    assert raw.recv(10) == b":0\r\n"
+    assert 0.4 <= time.monotonic() - began <= 2
+
+
+def test_delay_and_jitter_hold_requests_and_replies_back(line: Proxy, raw: socket.socket) -> None:
     line.weather(delay_s=0.2, jitter_s=0.1)
-    assert 0.2 <= ask(raw, b"x")[1] <= 2
+    assert 0.4 <= ask(raw, b"x")[1] <= 2
 
 
 def test_nothing_passes_a_blackhole_until_it_ends(line: Proxy, raw: socket.socket) -> None:

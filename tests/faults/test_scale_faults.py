@@ -192,17 +192,23 @@ def test_53_a_scheduled_job_on_an_idle_queue_starts_within_50_ms_of_its_time(
     launch: Launcher, source: Source, history: History, effects: Effects
 ) -> None:
     launch(source(JOBS), threads=1).wait_until_ready()
-    late = []
-    for delay in (300, 400, 500, 600, 1300):
+
+    def lateness(delay: int) -> float:
         history.wait_until_blocked()
         history.injure()
         history.send("timed", time.time() * 1000 + delay, delay=delay)
-        late.append(float(effects.next("done").label))
+        return float(effects.next("done").label)
+
+    late = {delay: lateness(delay) for delay in (300, 400, 500, 600, 1300)}
+    # One of five may meet a machine that is busy with other tests; by itself it is late again.
+    slow = [delay for delay, ms in late.items() if ms > 50]
+    assert len(slow) <= 1, f"ms late, by delay: {late}"
+    late |= {delay: lateness(delay) for delay in slow}
     history.settle_down()
-    history.measure("lateness p50, ms", median(late))
-    assert min(late) >= -2, "early: more than the rounding of two clocks' milliseconds"
-    # The median: one of five may meet a machine that is busy with something else.
-    assert median(late) <= 50
+    history.measure("lateness p50, ms", median(late.values()))
+    history.measure("lateness at the most, ms", max(late.values()))
+    assert min(late.values()) >= -2, "early: more than the rounding of two clocks' milliseconds"
+    assert max(late.values()) <= 50, f"ms late, by delay: {late}"
     history.check(failures=0)
 
 

@@ -271,6 +271,55 @@ def test_05_what_a_killed_worker_had_fetched_and_not_begun_comes_back_as_well(
     history.check(failures=1)
 
 
+AHEAD = """
+from broker import ahead
+
+
+class Still:
+    @staticmethod
+    def monotonic():
+        return 0.0
+
+
+ahead.time = Still  # whatever runs is short, on every machine
+
+
+@dramatiq.actor(queue_name="work")
+def short(label):
+    note("started", label)
+    note("done", label)
+    if broker.inspector.queue("work").in_flight > 50 and first_time("struck"):
+        note("struck", os.getpid())
+        os.kill(os.getpid(), signal.{signal})
+"""
+
+
+@pytest.mark.parametrize("strike", [signal.SIGKILL, signal.SIGSTOP], ids=lambda s: s.name)
+def test_05_short_jobs_that_a_killed_or_frozen_worker_has_taken_ahead_come_back_as_well(
+    launch: Launcher, source: Source, history: History, effects: Effects, strike: signal.Signals
+) -> None:
+    sent = history.send_many("short", range(300))
+    victim = launch(source(AHEAD.format(signal=strike.name)), threads=1)
+    struck = int(effects.next("struck").label)
+    history.injure()
+    if strike is signal.SIGKILL:
+        victim.wait()
+    held = history.places().in_flight
+    assert len(held) > 50, "no more than the prefetch, which is 2"
+    launch(source(AHEAD.format(signal=strike.name)), threads=1).wait_until_ready()
+    history.settle_down()
+    history.recovered()
+    assert history.finished() == set(sent)
+    if strike is signal.SIGSTOP:
+        os.kill(struck, signal.SIGCONT)
+        victim.wait_for_log("fenced off")
+        assert victim.terminate() == 0
+    repeated = [id for id, runs in history.executions().items() if runs > 1]
+    assert set(repeated) <= set(held)
+    assert history.places().all == {}
+    history.check(failures=1)
+
+
 FREEZE = """
 @dramatiq.actor(queue_name="work")
 def hold(label):
