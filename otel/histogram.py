@@ -60,7 +60,7 @@ class Series:
         self._sum = 0.0
         self._smallest = float("inf")
         self._largest = float("-inf")
-        #: The latest of each bucket since the last collection.
+        #: The latest of each bucket.
         self._exemplars: dict[int, Exemplar] = {}
 
     def record(self, amount: float, context: Context | None = None) -> None:
@@ -86,12 +86,14 @@ class Series:
         self._smallest = min(self._smallest, *values)
         self._largest = max(self._largest, *values)
 
-    def point(self, labels: Labels, begin_ns: int, now_ns: int) -> HistogramDataPoint | None:
-        """The values so far, and the exemplars since the last call; None without any."""
+    def point(
+        self, labels: Labels, begin_ns: int, now_ns: int, since_ns: int
+    ) -> HistogramDataPoint | None:
+        """The values so far, and the exemplars since then; None without any."""
         with self._lock:
             if self._noted:
                 self._sort()
-            exemplars, self._exemplars = list(self._exemplars.values()), {}
+            exemplars = [e for e in self._exemplars.values() if e.time_unix_nano >= since_ns]
             count = sum(self._buckets)
             if not count:
                 return None
@@ -138,12 +140,15 @@ class Histogram(metrics.Histogram):
             key = labels if len(self._series) < MOST else OVERFLOW
             return self._series.setdefault(key, Series(self._bounds))
 
-    def collect(self) -> Metric | None:
-        """The values so far, as the SDK's exporters take them; None without any."""
+    def collect(self, since_ns: int = 0) -> Metric | None:
+        """The values so far, as the SDK's exporters take them; None without any.
+
+        Exemplars are those since then (unix ns).
+        """
         now_ns = time.time_ns()
         with self._lock:
             series = list(self._series.items())
-        found = [each.point(labels, self._begin_ns, now_ns) for labels, each in series]
+        found = [each.point(labels, self._begin_ns, now_ns, since_ns) for labels, each in series]
         points = [point for point in found if point is not None]
         if not points:
             return None
@@ -151,9 +156,9 @@ class Histogram(metrics.Histogram):
         return Metric(self.name, self._description, self._unit, data)
 
 
-def added(data: MetricsData, histograms: Iterable[Histogram]) -> MetricsData:
+def added(data: MetricsData, histograms: Iterable[Histogram], since_ns: int = 0) -> MetricsData:
     """What the SDK has collected, with these histograms in our scope."""
-    found = [metric for each in histograms if (metric := each.collect()) is not None]
+    found = [metric for each in histograms if (metric := each.collect(since_ns)) is not None]
     return MetricsData(
         [
             replace(each, scope_metrics=[_with(scope, found) for scope in each.scope_metrics])

@@ -47,9 +47,22 @@ class Histograms:
         bounds = explicit_bucket_boundaries_advisory or BUCKETS
         return self._known.setdefault(name, Histogram(name, unit, description, bounds))
 
+    def added(self, data: MetricsData, since_ns: int = 0) -> MetricsData:
+        """What was collected, with all of these and their exemplars since then (unix ns)."""
+        return added(data, list(self._known.values()), since_ns)
+
+
+class Share:
+    """The histograms for one reader: the exemplars are those since its own last collection."""
+
+    def __init__(self, histograms: Histograms) -> None:
+        self._histograms = histograms
+        self._since_ns = 0
+
     def added(self, data: MetricsData) -> MetricsData:
-        """What was collected, with all of these."""
-        return added(data, list(self._known.values()))
+        """What the reader has collected, with all of the histograms."""
+        since_ns, self._since_ns = self._since_ns, time.time_ns()
+        return self._histograms.added(data, since_ns)
 
 
 def takes_ours(exporter: Any) -> bool:
@@ -102,7 +115,7 @@ class Periodic(PeriodicExportingMetricReader):
     """Exports ours too; at the end it waits no longer than its patience."""
 
     def __init__(self, exporter: Any, histograms: Histograms, patience: Patience) -> None:
-        self._histograms = histograms
+        self._share = Share(histograms)
         self._patience = patience
         super().__init__(exporter)
 
@@ -111,18 +124,18 @@ class Periodic(PeriodicExportingMetricReader):
         super().shutdown(min(timeout_millis, self._patience.left_ms()), **kwargs)
 
     def _receive_metrics(self, metrics_data: MetricsData, *args: Any, **kwargs: Any) -> None:
-        super()._receive_metrics(self._histograms.added(metrics_data), *args, **kwargs)
+        super()._receive_metrics(self._share.added(metrics_data), *args, **kwargs)
 
 
 class Scraped(PrometheusMetricReader):
     """Shows ours too."""
 
     def __init__(self, registry: Any, histograms: Histograms) -> None:
-        self._histograms = histograms
+        self._share = Share(histograms)
         super().__init__(registry=registry)
 
     def _receive_metrics(self, metrics_data: MetricsData, *args: Any, **kwargs: Any) -> None:
-        super()._receive_metrics(self._histograms.added(metrics_data), *args, **kwargs)
+        super()._receive_metrics(self._share.added(metrics_data), *args, **kwargs)
 
 
 class Provider(MeterProvider):

@@ -14,7 +14,13 @@ from dramatiq.middleware import AgeLimit, CurrentMessage, Retries
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import (
+    InMemoryMetricReader,
+    MetricExporter,
+    MetricExportResult,
+    MetricsData,
+    PeriodicExportingMetricReader,
+)
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -261,6 +267,51 @@ def test_an_exemplar_leads_from_a_duration_to_its_trace(
     for metric in ("messaging.process.duration", "headrace.message.wait.duration"):
         (point,) = received.points(metric)
         assert point.exemplars == traces
+
+
+class Kept(MetricExporter):
+    """Keeps the exemplars of each export."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.traces: list[list[int | None]] = []
+
+    def export(
+        self, metrics_data: MetricsData, timeout_millis: float = 0, **kwargs: Any
+    ) -> MetricExportResult:
+        (scope,) = metrics_data.resource_metrics[0].scope_metrics
+        points = [p for m in scope.metrics if m.name == "made" for p in m.data.data_points]
+        self.traces.append([e.trace_id for p in points for e in p.exemplars])
+        return MetricExportResult.SUCCESS
+
+    def force_flush(self, timeout_millis: float = 0) -> bool:
+        return True
+
+    def shutdown(self, timeout_millis: float = 0, **kwargs: Any) -> None:
+        pass
+
+
+def test_each_reader_gets_the_exemplars_since_its_own_last_collection() -> None:
+    histograms, exporters = Histograms(), (Kept(), Kept())
+    first, second = readers = [Periodic(each, histograms, Patience(0)) for each in exporters]
+    provider = Provider(readers, Resource({}), histograms)
+    meter = provider.get_meter("headrace")
+    made = meter.create_histogram("made")
+    meter.create_counter("other").add(1)
+
+    def record(trace_id: int, amount: float) -> None:
+        span = trace.SpanContext(trace_id, 1, False, trace.TraceFlags(1))
+        made.record(amount, context=trace.set_span_in_context(trace.NonRecordingSpan(span)))
+
+    record(1, 0.001)
+    first.collect()
+    record(2, 5.0)
+    first.collect()
+    second.collect()
+    second.collect()
+    assert exporters[0].traces == [[1], [2]]
+    assert exporters[1].traces == [[1, 2], []]
+    provider.shutdown()
 
 
 def test_one_process_of_all_reports_the_queues(
