@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import pytest
 from dramatiq import Message
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.resources import Resource
@@ -19,6 +21,7 @@ from otel.provider import Histograms, Provider
 from otel.tracing import Tracing
 
 RUNS = 20_000
+COLLECTED_EVERY = 10_000
 
 
 class Gone(SpanExporter):
@@ -45,6 +48,32 @@ def test_runs_and_sends_leave_no_object_behind() -> None:
     objects_after(RUNS // 10)  # caches, buckets, the series of each actor
     before = objects_after(RUNS)
     assert objects_after(RUNS) - before < 100
+    spans.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_200)
+def test_memory_is_the_same_after_a_million_jobs_as_after_the_first_of_them() -> None:
+    spans = TracerProvider()
+    spans.add_span_processor(BatchSpanProcessor(Gone()))
+    tracing = Tracing(tracer_provider=spans)
+    reader, histograms = InMemoryMetricReader(), Histograms()
+    metrics = Metrics(meter_provider=Provider([reader], Resource({}), histograms))
+    broker = StreamsBroker(url="redis://127.0.0.1:1", middleware=[])
+
+    def resident_mb(first: int, last: int) -> float:
+        for number in range(first, last):
+            _run(broker, tracing, metrics, number)
+            if number % COLLECTED_EVERY == 0:
+                data = reader.get_metrics_data()
+                assert data is not None
+                histograms.added(data)
+        spans.force_flush()
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+
+    before = resident_mb(0, 200_000)
+    assert resident_mb(200_000, 1_000_000) - before < 3  # MB: less than four bytes a job
     spans.shutdown()
 
 
