@@ -267,6 +267,26 @@ def test_a_skipped_message_has_a_span_that_ends(
     assert run.status == "UNSET"
 
 
+def test_a_job_that_is_cancelled_while_it_waits_leaves_its_send_alone(
+    traced: Traced, received: Received, start_worker: StartWorker
+) -> None:
+    broker = traced()
+
+    @dramatiq.actor(queue_name="mail")
+    def greet() -> None:
+        pass
+
+    cancelled, wanted = greet.send(), greet.send()
+    assert broker.jobs.cancel(cancelled.message_id)
+    start_worker(broker)
+    (run,) = received.wait_for_spans("process mail")
+    broker.join("mail", interval=10)
+    assert run.attributes["messaging.message.id"] == wanted.message_id
+    assert [span.name for span in received.spans()].count("process mail") == 1
+    sent = {span.attributes["messaging.message.id"] for span in received.spans("send mail")}
+    assert sent == {cancelled.message_id, wanted.message_id}
+
+
 def test_a_job_that_a_limiter_turns_away_is_no_error(
     traced: Traced, received: Received, start_worker: StartWorker
 ) -> None:

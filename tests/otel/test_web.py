@@ -56,10 +56,24 @@ def web(request: pytest.FixtureRequest, environment: dict[str, str]) -> Iterator
         process.wait(PATIENCE_S)
 
 
+WORKER = """\
+from dramatiq.middleware import Middleware
+from opentelemetry import baggage
+
+from actors import broker
+
+class Shows(Middleware):
+    def before_process_message(self, broker, message):
+        print("runs for the", baggage.get_baggage("tenant"), "tenant")
+
+broker.add_middleware(Shows())  # last: it sees what the job sees
+"""
+
+
 def test_a_requests_trace_goes_on_in_its_job(
     web: str, environment: dict[str, str], received: Received, launch: Launcher
 ) -> None:
-    launch("import actors\n", environment=environment, threads=1)
+    workers = launch(WORKER, environment=environment, threads=1)
     headers = {"traceparent": REQUEST, "baggage": "tenant=blue", "X-Correlation-ID": "order-1"}
 
     def post() -> httpx.Response | None:
@@ -93,3 +107,4 @@ def test_a_requests_trace_goes_on_in_its_job(
     assert run.resource["service.name"].endswith("-worker")
     assert run.attributes["messaging.message.id"] == response.text
     assert run.attributes["messaging.message.conversation_id"] == "order-1"
+    workers.wait_for_log("runs for the blue tenant")
