@@ -157,6 +157,7 @@ class StreamsBroker(Broker):
           InvalidActorOption: its ``on_dead`` or ``dead_queue`` breaks its rule.
         """
         self._routing.check(actor)
+        actor.fn = self.worker.running.interruptible(actor.fn)
         super().declare_actor(actor)
 
     def declare_queue(self, queue_name: str) -> None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import redis
 from dramatiq.errors import BrokerConnectionError
 from dramatiq.logging import get_logger
-from dramatiq.middleware import SkipMessage
 from dramatiq.threading import Interrupt, is_gevent_active, raise_thread_exception
 
-from broker import clients
+from broker import clients, current
 from broker.delivery import Delivery, Lease
 from broker.errors import translated
 
+P = ParamSpec("P")
+R = TypeVar("R")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between tries while the server is away
 _STOP_S = 1.0
 
@@ -31,26 +33,47 @@ class JobCancelled(Interrupt):
 
 
 class RunningJobs:
-    """Which thread runs which delivery. Thread-safe."""
+    """Which thread runs the function of which delivery's actor. Thread-safe.
+
+    An interrupt that came later could end Dramatiq's thread: while it handles what a job raised, it
+    handles nothing else.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._interrupts: dict[Lease, Callable[[], None]] = {}
 
-    def enter(self, delivery: Delivery) -> None:
-        """The calling thread begins the job.
+    def interruptible(self, function: Callable[P, R]) -> Callable[P, R]:
+        """An actor's function, which :meth:`cancel` interrupts while a worker's job runs it."""
+
+        @functools.wraps(function)
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            delivery = current.delivery()
+            if delivery is None or not self._enter(delivery):
+                return function(*args, **kwargs)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.leave(delivery)
+
+        return run
+
+    def _enter(self, delivery: Delivery) -> bool:
+        """The calling thread begins; False in a job whose actor calls another one's function.
 
         Raises:
-          SkipMessage: it was cancelled before it began.
+          JobCancelled: it was cancelled before it began.
         """
         with self._lock:
-            if not delivery.cancelled:
-                self._interrupts[delivery.lease] = _interrupt_of_this_thread()
-                return
-        raise SkipMessage("cancelled")
+            if delivery.lease in self._interrupts:
+                return False
+            if delivery.cancelled:
+                raise JobCancelled
+            self._interrupts[delivery.lease] = _interrupt_of_this_thread()
+            return True
 
     def leave(self, delivery: Delivery) -> None:
-        """The calling thread has ended the job; from here on no interrupt is raised for it."""
+        """The calling thread has ended; from here on no interrupt is raised for it. Idempotent."""
         try:
             with self._lock:
                 self._interrupts.pop(delivery.lease, None)

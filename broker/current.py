@@ -70,6 +70,12 @@ def current_job() -> CurrentJob:
     )
 
 
+def delivery() -> Delivery | None:
+    """The delivery that is run here, if one is."""
+    found = _current.get()
+    return None if found is None else found[0]
+
+
 def running() -> bool:
     """Whether a job runs here."""
     return _current.get() is not None

@@ -171,11 +171,9 @@ class WorkerProcess:
         """
         retries = delivery.options.get("retries")
         delivery.attempt = 1 + retries if isinstance(retries, int) else 1  # whoever wrote it
-        try:
-            self.running.enter(delivery)
-        except SkipMessage:
+        if delivery.cancelled:
             delivery.outcome = Cancel()
-            raise
+            raise SkipMessage("cancelled")
         if is_notice(delivery):
             self._forward(delivery)
         flow_step.pretend_pipe(delivery.options)
@@ -196,7 +194,7 @@ class WorkerProcess:
 
     def end(self, delivery: Delivery) -> None:
         """Its job has ended, or was skipped; the delivery is still to be finished."""
-        self.running.leave(delivery)
+        self.running.leave(delivery)  # an interrupt may have kept the function's end from it
         current.end()
         flow_step.forget_pipe(delivery.options)
 

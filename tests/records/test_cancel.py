@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import dramatiq
 import pytest
 import redis
 from dramatiq import Message, Worker
-from dramatiq.middleware import Middleware, Retries
+from dramatiq.middleware import Middleware, Retries, SkipMessage
 
 from broker import JobCancelled, State, StreamsBroker
 from broker.embedded import EmbeddedValkey
@@ -176,6 +178,74 @@ def test_a_job_that_raises_something_else_when_cancelled_is_cancelled(
         except JobCancelled as interrupt:
             raise ValueError("torn") from interrupt
 
+    assert run_and_cancel(broker, act, start_worker, started) is State.CANCELLED
+
+
+class Held(logging.Handler):
+    """Holds up the thread that logs that a job has ended badly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.go_on = threading.Event(), threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.reached.is_set() and "essage" in record.msg:
+            self.reached.set()
+            while not self.go_on.wait(0.01):  # an interrupt comes between two instructions
+                pass
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    logger, made = logging.getLogger("dramatiq.worker.WorkerThread"), Held()
+    logger.addHandler(made)
+    yield made
+    made.go_on.set()
+    logger.removeHandler(made)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("on purpose"), SkipMessage("no need")], ids=repr)
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_job_that_is_cancelled_while_its_failure_is_logged_ends_no_thread(
+    broker: StreamsBroker, start_worker: StartWorker, held: Held, error: Exception
+) -> None:
+    second = threading.Event()
+
+    @dramatiq.actor(max_retries=0)
+    def act(number: int) -> None:
+        if number == 2:
+            second.set()
+            return
+        raise error
+
+    message = act.send(1)
+    start_worker(broker, threads=1)
+    wait_for(held.reached, "the log of the failure")
+    delivery = broker.worker.in_flight("default").holds(message.message_id)
+    assert delivery is not None
+    assert broker.jobs.cancel(message)
+    eventually(lambda: delivery.cancelled, bool, what="the worker hears of it")
+    held.go_on.set()
+    act.send(2)
+    wait_for(second, "the next job on the same thread")
+    broker.join("default", timeout=PATIENCE_MS)
+
+
+def test_a_job_that_has_called_another_actors_function_is_still_interrupted(
+    broker: StreamsBroker, start_worker: StartWorker
+) -> None:
+    started = threading.Event()
+
+    @dramatiq.actor
+    def part() -> str:
+        return "done"
+
+    @dramatiq.actor
+    def act() -> None:
+        assert part() == "done"
+        spin(started)
+
+    assert part() == "done", "outside of a job"
     assert run_and_cancel(broker, act, start_worker, started) is State.CANCELLED
 
 
