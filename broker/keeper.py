@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from dramatiq.errors import BrokerConnectionError
+from dramatiq.errors import BrokerConnectionError, ConnectionClosed
 
 from broker.commands import BEGINNING, Commands, Doomed, Position
 from broker.consumer_name import ConsumerName
@@ -88,7 +88,7 @@ class Keeper(OwnThread):
             for queue in self._in_flight():
                 # A server that does not answer costs its time-out, a queue after the other.
                 self._renew_if_due()
-                self._guarded(self.look_after, queue)
+                self._look_after(queue)
             # Nobody need work on a queue that keeps other queues' dead letters.
             for queue in self._routing.queues() - self._in_flight().keys():
                 self._guarded(self._sweep, queue)
@@ -111,7 +111,8 @@ class Keeper(OwnThread):
             self._guarded(self._renew, queue, held)
             self._guarded(self._renew_slots, queue, held)
 
-    def _guarded(self, step: Callable[..., None], queue: str, *args: Any) -> None:
+    def _guarded(self, step: Callable[..., None], queue: str, *args: Any) -> bool:
+        """Do it; False if no other step for the queue would get an answer either."""
         try:
             step(queue, *args)
         except BrokerConnectionError as error:
@@ -121,10 +122,12 @@ class Keeper(OwnThread):
                 error,
                 extra={"queueName": queue},
             )
+            return not isinstance(error, ConnectionClosed)
         except Exception:
             self._logger.exception(
                 "Keeping queue %r failed, trying again.", queue, extra={"queueName": queue}
             )
+        return True
 
     def _repeat(self, step: Callable[[], bool]) -> None:
         """Call it as long as it says that more is left; once leases are due the rest waits.
@@ -134,14 +137,16 @@ class Keeper(OwnThread):
         while step() and not self._renewal_is_due and not self._stopping:
             pass
 
-    def look_after(self, queue: str) -> None:
-        """A round's work for one queue; leases that become due in between are renewed."""
-        for step in (
+    def _look_after(self, queue: str) -> None:
+        """A round's work for one queue; one step that fails keeps none from the others."""
+        steps = (
             *(self._release_vanished, self._reclaim, self._look_for_letters, self._sweep),
             *(self._forget, self._lapse, self._reap),
             self._commands.register,  # last: a full server refuses this one
-        ):
-            step(queue)
+        )
+        for step in steps:
+            if not self._guarded(step, queue):
+                return
             self._renew_if_due()  # over a slow line each step takes its time
 
     def _lapse(self, queue: str) -> None:
@@ -232,7 +237,7 @@ class Keeper(OwnThread):
             self._positions[queue] = position
 
     def _release_vanished(self, queue: str) -> None:
-        """Once a queue: hand back at once what a vanished process of this host held."""
+        """Hand back once, without waiting for leases, what vanished processes of this host held."""
         if queue in self._released_for or time.monotonic() < self._ready_at:
             return
         streams = self._commands.keys(queue).ready

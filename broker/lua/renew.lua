@@ -15,7 +15,7 @@ for i = 1, #ARGV do
   local entry = not pending.err and pending[1]
   if entry and entry[2] == d[4] and entry[4] == d[3] then
     redis.call("XCLAIM", key, "workers", d[4], 0, d[2], "JUSTID")
-    if redis.call("HEXISTS", job_prefix .. d[5], "cancel") == 1 then
+    if redis.pcall("HEXISTS", job_prefix .. d[5], "cancel") == 1 then  -- of another type: not cancelled
       cancelled[#cancelled + 1] = i
     end
   else

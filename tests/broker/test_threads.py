@@ -19,11 +19,12 @@ from tests.waiting import PATIENCE_S, eventually, wait_for
 #: Time that has to pass without anything to wait for, by this clock only.
 QUIET = threading.Event()
 TIMEOUT_MS = int(PATIENCE_S * 1000)
+LEASE_MS = 600
 
 
 @pytest.fixture
 def seen(server: EmbeddedValkey, new_broker: NewBroker, start_worker: StartWorker) -> Seen:
-    streams = new_broker("streams", server.url, heartbeat_timeout=600)
+    streams = new_broker("streams", server.url, heartbeat_timeout=LEASE_MS)
     recorded = Seen()
     dramatiq.actor(queue_name="work", broker=streams, actor_name="record")(recorded.add)
     start_worker(streams)
@@ -133,3 +134,24 @@ def test_leases_are_renewed_however_much_the_keeper_has_to_clear_away(
     wait_for(begun, "the job")
     renewals.take(4)
     finish.set()
+
+
+def test_a_step_of_the_keeper_that_fails_keeps_it_from_no_other(
+    seen: Seen, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    streams = dramatiq.get_broker()
+    assert isinstance(streams, StreamsBroker)
+    client: Any = streams.client
+    keys = streams.commands.keys("work")
+    failed = threading.Event()
+
+    def fails(*args: Any, **kwargs: Any) -> Any:
+        failed.set()
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(Commands, "reclaim", fails)
+    wait_for(failed, "a reclaim")
+    client.hset(f"{keys.job_prefix}old", "state", "completed")
+    client.zadd(keys.recent("completed"), {"old": 1})
+    eventually(lambda: client.zcard(keys.recent("completed")), lambda left: not left)
+    assert "Keeping queue 'work' failed" in caplog.text

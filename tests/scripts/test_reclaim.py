@@ -210,3 +210,31 @@ def test_a_level_whose_group_is_gone_hides_no_other(scripts: Scripts) -> None:
     scripts.client.xgroup_destroy(scripts.keys.ready[0], GROUP)
     assert reclaim(scripts) == (1, 0)
     assert [owner for _, owner, _ in scripts.pending(1)] == ["~released"]
+
+
+@pytest.mark.parametrize("told_of", [False, True])
+def test_a_record_of_another_type_keeps_no_entry_from_its_release_or_burial(
+    scripts: Scripts, told_of: bool
+) -> None:
+    expired = [scripts.hold("killer", MAX), scripts.hold("young", 1), scripts.hold("plain", 1)]
+    for name in ("killer", "young"):
+        scripts.client.delete(scripts.keys.job_prefix + name)
+        scripts.client.set(scripts.keys.job_prefix + name, "no hash")
+    scripts.age(*expired)
+    actors = ["record"] if told_of else []
+    done = scripts.commands.reclaim(
+        QUEUE, 30_000, MAX, 100, BEGINNING, claimant="c2", told_of=actors
+    )
+    assert (done.released, done.ended, done.doomed) == (2, 1, [])
+    assert scripts.ids() == ["young", "plain"]
+    assert scripts.letters() == [b"killer"]
+    evidence, _ = scripts.letter("killer")
+    assert (evidence[b"reason"], evidence[b"deliveries"]) == (b"max_deliveries", b"5")
+
+
+def test_a_record_of_another_type_keeps_nothing_of_a_vanished_consumer(scripts: Scripts) -> None:
+    scripts.hold("killer", MAX)
+    scripts.client.delete(scripts.keys.job_prefix + "killer")
+    scripts.client.set(scripts.keys.job_prefix + "killer", "no hash")
+    assert scripts.commands.reclaim_consumer(QUEUE, 0, "c1", MAX, 10) == (0, 1)
+    assert scripts.letters() == [b"killer"]

@@ -45,3 +45,13 @@ def test_renewing_one_of_two_entries_of_one_id_leaves_the_other_alone(scripts: S
     assert scripts.renew(high) == []
     assert min(scripts.idle_ms(0)) >= 60_000
     assert max(scripts.idle_ms(1)) < 30_000
+
+
+def test_a_record_of_another_type_lets_no_lease_run_out(scripts: Scripts) -> None:
+    scripts.enqueue("a", "spoilt", "b")
+    handed = scripts.take()
+    scripts.client.delete(scripts.keys.job_prefix + "spoilt")
+    scripts.client.set(scripts.keys.job_prefix + "spoilt", "no hash")
+    scripts.age(*handed)
+    assert scripts.renew(*handed) == []
+    assert max(scripts.idle_ms()) < 30_000

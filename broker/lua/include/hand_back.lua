@@ -27,13 +27,16 @@ local function hand_back(keys, entries, max_deliveries, level, told_of, spare)
     local found = redis.call("XRANGE", keys.ready, id, id)[1]
     local message = found and field(found[2], "id")
     message = message ~= "" and message
+    local name = message or (level .. ":" .. id)
+    local prior = message and redis.pcall("HMGET", job_prefix .. message, "unsettled", "cancel") or {}
+    if prior.err then  -- a record of another type tells nothing, and hinders no end
+      message, prior = false, {}
+    end
     if message and entry[2] ~= "~released" then
       note_lost(job_prefix .. message, now, entry[2])
     end
-    if message then  -- those of before it was parked
-      deliveries = deliveries + tonumber(redis.call("HGET", job_prefix .. message, "unsettled") or 0)
-    end
-    local cancelled = message and redis.call("HEXISTS", job_prefix .. message, "cancel") == 1
+    deliveries = deliveries + (tonumber(prior[1] or "") or 0)  -- those of before it was parked
+    local cancelled = prior[2]
     if not found then
       redis.call("XACK", keys.ready, "workers", id)  -- deleted by hand: nothing left to run
     elseif message and not cancelled and deliveries >= max_deliveries and told_of[field(found[2], "actor") or ""] then
@@ -51,7 +54,7 @@ local function hand_back(keys, entries, max_deliveries, level, told_of, spare)
           actor = field(found[2], "actor") or "",
           lost = message and redis.call("HGET", job_prefix .. message, "lost") or "",
         }
-        bury(keys.dead, keys.dead_messages, message or (level .. ":" .. id), id, now, evidence, found[2])
+        bury(keys.dead, keys.dead_messages, name, id, now, evidence, found[2])
         if message then
           finish_as("dead", keys.dead_records, message, found[2], deliveries, evidence.reason, evidence.error)
         end
