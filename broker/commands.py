@@ -46,6 +46,13 @@ class Handed(msgspec.Struct, frozen=True):
         names = self.fields[::2]
         return self.fields[2 * names.index(name) + 1] if name in names else b""
 
+    def noted(self) -> Handed:
+        """The same with no more than its record is told of it; its content may be large."""
+        fields = [b"id", self.field(b"id"), b"actor", self.field(b"actor")]
+        if b"sealed" in self.fields[::2]:
+            fields += (b"sealed", b"")
+        return msgspec.structs.replace(self, fields=fields)
+
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
@@ -218,7 +225,7 @@ class Commands(RecordCommands, LetterCommands, LimitCommands, NoticeCommands, Op
             *(k.dedup, k.job_prefix, k.events, k.recent("dead"), k.outbox, k.lapsing),
             *k.ready,
         )
-        noted = _pack([(it.lease.level, it.lease.entry_id, it.fields) for it in taken])
+        noted = _pack([(it.lease.level, it.lease.entry_id, it.noted().fields) for it in taken])
         fixed = (consumer, count, int(lowest_first), suspects, noted, int(tell))
         now, due, gated, rows, replays = self._run("fetch", keys, *fixed, *signals)
         handed = [

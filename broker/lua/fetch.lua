@@ -17,7 +17,8 @@
 -- ARGV[2] count      int     the most deliveries to hand over
 -- ARGV[3] lowest     0|1     serve the lowest level first, so that nothing starves
 -- ARGV[4] suspects   int     how many suspects may be handed over
--- ARGV[5] taken      msgpack [[level, entry id, [field, value, ...]], ...] what the consumer has and no record was told of
+-- ARGV[5] taken      msgpack [[level, entry id, [field, value, ...]], ...] what the consumer has and no record was told of;
+--                    of the fields id, actor and, where there is one, sealed, whatever its value
 -- ARGV[6] tell       0|1     whether the records are told of what is handed over for the first time
 -- ARGV[7..] signal   id      signals the consumer has read
 -- Returns {now, earliest due or -1, gated 0|1, {{level, entry id, delivery count, {field, value, ...}, replay 0|1}, ...},

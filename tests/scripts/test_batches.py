@@ -228,3 +228,23 @@ def test_neither_the_largest_promotion_nor_the_largest_batch_takes_the_server_te
     begin = cpu_ms(scripts)
     assert set(scripts.commands.settle(QUEUE, burials)) == {Settled.OK}
     assert cpu_ms(scripts) - begin < MOST_MS
+
+
+def bytes_sent(scripts: Scripts) -> int:
+    """What the server has read so far."""
+    return int(scripts.client.info("stats")["total_net_input_bytes"])
+
+
+def test_telling_of_a_beginning_sends_no_content_back(own_scripts: Scripts) -> None:
+    scripts = own_scripts
+    scripts.enqueue(scripts.new("m", recorded=True, fields=fields_of("m", args="x" * 1_000_000)))
+    add(scripts, 0, "9999999999999-1", "forged", sealed="x" * 1_000_000)
+    handed = scripts.take(tell=False)
+    scripts.fetch(0)  # so that the server knows the script
+    before = bytes_sent(scripts)
+    told = scripts.fetch(0, taken=handed)
+    assert bytes_sent(scripts) - before < 10_000
+    assert told.replays == handed[1:], "that it is sealed is told"
+    assert b"started" in scripts.record("m")
+
+
