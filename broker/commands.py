@@ -60,6 +60,8 @@ class Fetched:
 
     deliveries: list[Handed]
     due_in_ms: int | None
+    #: The server's time, unix ms.
+    now_ms: int
     #: The queue is paused or limited: take entries through fetch only.
     gated: bool
     #: Those of ``taken`` that are replays.
@@ -233,7 +235,7 @@ class Commands(RecordCommands, LetterCommands, LimitCommands, NoticeCommands, Op
             for level, id, deliveries, fields, replay in rows
         ]
         due_in_ms = None if due < 0 else max(0, due - now)
-        return Fetched(handed, due_in_ms, bool(gated), [taken[index - 1] for index in replays])
+        return Fetched(handed, due_in_ms, now, bool(gated), [taken[index - 1] for index in replays])
 
     def settle(
         self,

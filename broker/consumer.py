@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from broker.errors import translated
 from broker.flow_step import OPTION
 from broker.keys import GROUP
 from broker.outcome import Bury, Outcome, Release
-from broker.sealing import NotOpened, Replayed, Unauthenticated, Undecryptable
+from broker.sealing import NotOpened, Replayed, Unauthenticated
 from broker.settlement import Settlement
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class StreamsConsumer(Consumer):
         #: The thread that is to run what came last waits for the interpreter's lock.
         self._gives_way = False
         self._signals: list[bytes] = []
+        #: The server's time, unix ms, as the last fetch told, and when that was.
+        self._told_ms, self._told_at = 0, 0.0
         self._idle = threading.Event()
 
     def __next__(self) -> MessageProxy | None:
@@ -131,6 +134,7 @@ class StreamsConsumer(Consumer):
             signals=self._signals,
         )
         self._signals = []
+        self._told_ms, self._told_at = fetched.now_ms, time.monotonic()
         untold.drop(due)
         if quietly:
             first = (each for each in fetched.deliveries if each.lease.count == 1)
@@ -222,8 +226,19 @@ class StreamsConsumer(Consumer):
         return handed
 
     def _take(self, handed: Iterable[Handed]) -> None:
-        deliveries = [d for d in map(self._deliver, handed) if d is not None]
-        self.broker.emit_before("take", deliveries)
+        left, deliveries = deque(handed), list[Delivery]()
+        try:
+            while left:
+                delivery = self._deliver(left[0])
+                left.popleft()
+                if delivery is not None:
+                    deliveries.append(delivery)
+            self.broker.emit_before("take", deliveries)
+        except BaseException:
+            ours = [each.lease for each in deliveries] + [each.lease for each in left]
+            for lease in ours:  # held by nobody, they would wait until they run out
+                self._settle(lease, "", Release())
+            raise
         self._in_flight.add(deliveries)
 
     def _deliver(self, handed: Handed) -> Delivery | None:
@@ -238,22 +253,26 @@ class StreamsConsumer(Consumer):
                 # The scripts go by the first one of a name, and what is opened by the last.
                 raise Unauthenticated("a field is there twice")
             message = self.broker.codec.decode(self.queue_name, fields)
-        except (Unauthenticated, Replayed) as error:
-            # Not by its id: it must not end the genuine message in whose name it comes.
-            self._bury(handed, b"", error)
-        except (Undecryptable, DecodeError, ValueError) as error:
-            self._bury(handed, handed.field(b"id"), error)
-        else:
             delivery = Delivery(message, handed.lease)
             foreign_options.drop_throws(delivery.options)
-            early_ms = foreign_options.take_eta(delivery.options)
+            early_ms = foreign_options.take_eta(delivery.options, self._server_now_ms())
             if early_ms > 0:
                 self._worker.put_off(delivery, early_ms)
                 return None
+        except (Unauthenticated, Replayed) as error:
+            # Not by its id: it must not end the genuine message in whose name it comes.
+            self._bury(handed, b"", error)
+        except Exception as error:  # whoever wrote it: the others beside it are to be delivered
+            self._bury(handed, handed.field(b"id"), error)
+        else:
             if OPTION in message.options:
                 delivery.given = handed.field(b"given")
             return delivery
         return None
+
+    def _server_now_ms(self) -> int:
+        """The server's time, unix ms: what it told last and how long ago that is."""
+        return self._told_ms + int((time.monotonic() - self._told_at) * 1000)
 
     def _bury(self, handed: Handed, message_id: bytes, error: Exception) -> None:
         reason = error.reason if isinstance(error, NotOpened) else "undecodable"
@@ -265,9 +284,9 @@ class StreamsConsumer(Consumer):
             error,
             extra={"queueName": self.queue_name, "jobId": message_id.decode("utf-8", "replace")},
         )
-        id = message_id.decode("utf-8", "replace")
+        id, said = message_id.decode("utf-8", "replace"), evidence.shortened(str(error))
         actor = handed.field(b"actor")[:_MOST_OF_A_NAME].decode("utf-8", "replace")
-        outcome = Bury(reason, str(error), actor, evidence.error_type(error))
+        outcome = Bury(reason, said, actor, evidence.error_type(error))
         self._settle(handed.lease, id, outcome)
 
     def _settle(self, lease: Lease, message_id: str, outcome: Outcome) -> None:
@@ -283,8 +302,7 @@ class StreamsConsumer(Consumer):
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
         for message in messages:
             if isinstance(message, Delivery):
-                message.outcome = Release()
-                self._worker.finish(message, failed=False)
+                self._worker.release(message)
 
     def close(self) -> None:
         self._hand_back_surplus()  # a worker that pauses looks at it no more

@@ -106,7 +106,10 @@ class Endings:
     def _await_deploy(self, delivery: Delivery) -> Outcome:
         """Retry for the grace (a rolling deploy may bring what knows it), then bury."""
         now, grace = current_millis(), self._broker.unknown_actor_grace
-        waited = now - delivery.options.setdefault("unknown_since", now)
+        since = delivery.options.get("unknown_since")
+        if not isinstance(since, int) or since > now:  # whoever wrote it
+            since = delivery.options["unknown_since"] = now
+        waited = now - since
         if waited >= grace:
             return self._burial(delivery, None)
         pause = min(max(250, waited), _LONGEST_DEPLOY_PAUSE, max(1, grace - waited))

@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from types import UnionType
+from typing import Any, Final, TypeAlias
 
 import msgspec
 from dramatiq.encoder import Encoder, JSONEncoder, PickleEncoder
@@ -19,6 +20,16 @@ from broker.errors import PickleRefused
 
 #: Field, value, field, value, ...: the order in which XADD takes them.
 Fields: TypeAlias = list[str | bytes]
+
+#: What Dramatiq's worker and the scripts take for granted of a message's fields.
+_TYPES: Final[Mapping[str, type[Any] | UnionType]] = {
+    "actor_name": str,
+    "args": list | tuple,
+    "kwargs": dict,
+    "options": dict,
+    "message_id": str,
+    "message_timestamp": int,
+}
 
 _encode_json = msgspec.json.Encoder().encode
 _decode_json = msgspec.json.Decoder().decode
@@ -138,7 +149,17 @@ def with_options(
 def _decode_foreign(queue_name: str, data: bytes) -> Message[Any]:
     # Not Message.decode: that one knows only the encoder, and the queue is ours to say.
     values = safe_encoder().decode(data)
-    return Message(**{**values, "args": tuple(values["args"]), "queue_name": queue_name})
+    for name in _TYPES.keys() & values.keys():
+        _check(name, values[name])
+    return Message(**{**values, "queue_name": queue_name})
+
+
+def _check(name: str, value: Any) -> None:
+    # The encoder makes of a body whatever it likes, and anybody can write one.
+    if not isinstance(value, _TYPES[name]):
+        raise TypeError(f"{name}: {type(value).__name__}")
+    if isinstance(value, str):
+        value.encode()  # JSON may bring lone surrogates, which no script can be given
 
 
 def _expect(kind: type[Any], value: Any) -> Any:

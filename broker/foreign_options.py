@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from dramatiq.common import current_millis
 
-
-def take_eta(options: dict[str, Any]) -> float:
-    """Take the option ``eta`` out; returns how many ms are left until then, by the local clock.
+def take_eta(options: dict[str, Any], now_ms: int) -> float:
+    """Take the option ``eta`` out; returns how many ms are left until then, from ``now_ms`` on.
 
     Dramatiq would keep the message in memory meanwhile, and forget it when the connection breaks.
     """
     eta = options.pop("eta", None)
-    return eta - current_millis() if isinstance(eta, int | float) else 0
+    return eta - now_ms if isinstance(eta, int | float) else 0
 
 
 def drop_throws(options: dict[str, Any]) -> None:

@@ -149,6 +149,9 @@ class SuspectSlot:
                     self._holder = lease
 
     def free(self, lease: Lease) -> None:
+        """A delivery is not held any more; nothing changes if it is not the suspect."""
+        if lease.count < SUSPECT_FROM:
+            return
         with self._lock:
             if self._holder == lease:
                 self._holder = None

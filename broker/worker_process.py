@@ -18,7 +18,7 @@ from broker.ahead import Ahead, withdraw
 from broker.cancellation import RunningJobs
 from broker.consumer_name import ConsumerName
 from broker.dead_routing import DeadRouting, is_notice
-from broker.delivery import SUSPECT_FROM, Delivery
+from broker.delivery import Delivery
 from broker.endings import Endings
 from broker.errors import ServerRefused
 from broker.in_flight import InFlight, SuspectSlot
@@ -117,11 +117,13 @@ class WorkerProcess:
 
     def shut_down(self) -> None:
         """Hand back what has not ended, and write what has."""
-        for queue, held in self.queues.items():
-            for delivery in held.drain():
-                self.settle(queue, self._endings.settlement(delivery, Release()))
-        if self._threads is not None:
-            self._threads.stop()
+        try:
+            for queue, held in self.queues.items():
+                for delivery in held.drain():
+                    self._settle_released(queue, delivery)
+        finally:
+            if self._threads is not None:
+                self._threads.stop()
 
     # -- What it holds ----------------------------------------------------------------
 
@@ -141,8 +143,20 @@ class WorkerProcess:
         """Hand back the last so many of a queue's deliveries that wait for a thread."""
         if self._dramatiq_worker is not None:
             for delivery in withdraw(self._dramatiq_worker.work_queue, queue, count):
-                if self.in_flight(queue).remove(delivery, ended=False):
-                    self.settle(queue, self._endings.settlement(delivery, Release()))
+                self.release(delivery)
+
+    def release(self, delivery: Delivery) -> None:
+        """Hand back a delivery whose job has not begun."""
+        queue = delivery.queue_name
+        if self.in_flight(queue).remove(delivery, ended=False):
+            self._settle_released(queue, delivery)
+
+    def _settle_released(self, queue: str, delivery: Delivery) -> None:
+        try:
+            settlement = self._endings.settlement(delivery, Release())
+        except Exception:  # what its options hold, whoever wrote them, hinders no release
+            settlement = Settlement(delivery.lease, "", "", Release())
+        self.settle(queue, settlement)
 
     def wait_for_releases(self, queue: str, timeout: float) -> bool:
         """Wait until what goes back to a queue is there; False if not in ``timeout`` seconds."""
@@ -211,11 +225,12 @@ class WorkerProcess:
             raise TypeError(f"{message!r} was not delivered by this broker")
         if not self.in_flight(message.queue_name).remove(message):
             return  # released at shutdown
-        outcome = message.outcome = self._endings.outcome(message, failed=failed)
-        if isinstance(outcome, Abandon | Parked):
+        try:
+            outcome = message.outcome = self._endings.outcome(message, failed=failed)
+            if not isinstance(outcome, Abandon | Parked):
+                self.settle(message.queue_name, self._endings.settlement(message, outcome))
+        finally:
             self.suspects.free(message.lease)
-        else:
-            self.settle(message.queue_name, self._endings.settlement(message, outcome))
 
     def put_off(self, delivery: Delivery, delay_ms: float) -> None:
         """Schedule the message of a delivery that is not held, instead of running it."""
@@ -226,10 +241,9 @@ class WorkerProcess:
 
     def settle(self, queue: str, settlement: Settlement) -> None:
         """Have the end of a delivery written; returns at once."""
+        self.suspects.free(settlement.lease)
         if isinstance(settlement.outcome, Bury):
             settlement = self._routing.routed(queue, settlement, settlement.outcome)
-        if settlement.lease.count >= SUSPECT_FROM:
-            self.suspects.free(settlement.lease)
         if self._threads is None:
             raise RuntimeError("deliveries exist only while a worker runs")
         self._threads.settler.put(queue, settlement)
