@@ -79,7 +79,7 @@ class StreamsConsumer(Consumer):
             self._idle.wait(min(self.timeout, 100) / 1000)
             return None
         room = self._wait_for_room()
-        if room <= 0 or not self._worker.wait_for_releases(self.queue_name, self.timeout / 1000):
+        if room <= 0 or not self._worker.wait_to_take(self.queue_name, self.timeout / 1000):
             return None
         if self._quiet % _FETCH_EVERY_QUIET:
             self._block(room, self._patience())

@@ -15,7 +15,7 @@ from dramatiq.errors import BrokerConnectionError, ConnectionClosed
 from broker.commands import BEGINNING, Commands, Doomed, Position
 from broker.consumer_name import ConsumerName
 from broker.dead_routing import DeadRouting
-from broker.delivery import Delivery
+from broker.delivery import Delivery, Lease
 from broker.in_flight import InFlight
 from broker.keys import GROUP
 from broker.own_thread import OwnThread
@@ -41,6 +41,7 @@ class Keeper(OwnThread):
         self,
         commands: Commands,
         in_flight: Callable[[], Mapping[str, InFlight]],
+        unwritten: Callable[[str], list[tuple[Lease, str]]],
         name: ConsumerName,
         rules: QueueRules,
         routing: DeadRouting,
@@ -54,6 +55,7 @@ class Keeper(OwnThread):
         super().__init__("keeper")
         self._commands = commands
         self._in_flight = in_flight
+        self._unwritten = unwritten
         self._own_name = name
         self._rules = rules
         self._routing = routing
@@ -182,9 +184,11 @@ class Keeper(OwnThread):
     def _renew(self, queue: str, held: InFlight) -> None:
         deliveries = {delivery.lease: delivery for delivery in held.deliveries()}
         leases = [(lease, delivery.message_id) for lease, delivery in deliveries.items()]
+        # What has ended and is not written yet would run again without its lease.
+        leases += (each for each in self._unwritten(queue) if each[0] not in deliveries)
         for start in range(0, len(leases), _RENEWED_PER_CALL):
             renewed = self._commands.renew(queue, leases[start : start + _RENEWED_PER_CALL])
-            for lease in renewed.cancelled:
+            for lease in deliveries.keys() & renewed.cancelled:
                 self._on_cancelled(deliveries[lease])
             if not renewed.lost:
                 continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from broker.broker import StreamsBroker
 
 _BATCH = 200
+# And about so many bytes in one script: a slow line carries them before the client gives it up.
+_BATCH_BYTES = 256 * 1024
 
 
 class Batch(list[Message[Any]]):
@@ -166,12 +168,15 @@ class Producer:
         if token is None:
             token = _token()
         if delay or any(m.claim is not None and m.claim.replaces for m in new):
-            put = partial(self._commands.schedule, queue, token, delay or 0, new)
+            put = partial(self._commands.schedule, queue, token, delay or 0)
         else:
-            put = partial(self._commands.enqueue, queue, token, new)
+            put = partial(self._commands.enqueue, queue, token)
         inner = free or current.running()  # what a job sends, a closed queue takes
         put = partial(put, max_depth=max_depth, inner=inner)
-        known = put() if bound is None else with_room(put, bound.block_ms)
+        known: list[str] = []
+        for part in _parts(new):
+            write = partial(put, part)
+            known += write() if bound is None else with_room(write, bound.block_ms)
         return [
             m if m.message_id == id else dataclasses.replace(m, message_id=id)
             for m, id in zip(messages, known, strict=True)
@@ -209,3 +214,14 @@ class Producer:
 def _token() -> str:
     """Tells one attempt to send a message from another; a longer one costs 20 bytes a job."""
     return os.urandom(4).hex()
+
+
+def _parts(new: list[NewMessage]) -> Iterator[list[NewMessage]]:
+    """What goes into one script each: all of them, unless they are large."""
+    begin, size = 0, 0
+    for end, message in enumerate(new):
+        size += sum(map(len, message.fields))
+        if size > _BATCH_BYTES and end > begin:
+            yield new[begin:end]
+            begin, size = end, sum(map(len, message.fields))
+    yield new[begin:]

@@ -6,13 +6,15 @@ from typing import Final
 
 import msgspec
 
-from broker import packing
+from broker import entry, packing
 from broker.delivery import Lease
 from broker.outcome import Bury, Cancel, Done, Outcome, Park, Release, Retry
 
 _pack = packing.pack_array
 #: A hundred years: what is due after the year 9999 nobody can show.
 LONGEST_DELAY_MS: Final = 100 * 365 * 86_400_000
+#: What a settlement takes beside what its outcome carries: lease, ids, facts.
+_OVERHEAD: Final = 500
 
 
 class Settlement(msgspec.Struct, frozen=True):
@@ -26,6 +28,16 @@ class Settlement(msgspec.Struct, frozen=True):
     facts: list[str] | None = None
     #: Why this attempt failed; empty when it did not.
     error: str = ""
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes to write it."""
+        match self.outcome:
+            case Done(content) | Bury(trail=content):
+                return _OVERHEAD + len(content)
+            case Retry(fields=fields):
+                return _OVERHEAD + entry.size(fields)
+        return _OVERHEAD
 
     def packed(self) -> bytes:
         """As ``settle.lua`` reads it.
@@ -45,8 +57,10 @@ class Settlement(msgspec.Struct, frozen=True):
             case Done(result):
                 return _pack(("done", *common, result))
             case Retry(delay_ms, level, fields):
-                delay_ms, kept = min(delay_ms, LONGEST_DELAY_MS), packing.pack(fields, level)
-                return _pack(("retry", *common, delay_ms, fields, kept, level))
+                if delay_ms <= 0:
+                    return _pack(("retry", *common, 0, fields, "", level))
+                kept, delay_ms = packing.pack(fields, level), min(delay_ms, LONGEST_DELAY_MS)
+                return _pack(("retry", *common, delay_ms, (), kept, level))
             case Park(delay_ms):
                 return _pack(("park", *common, min(delay_ms, LONGEST_DELAY_MS)))
             case Release():

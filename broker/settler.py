@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
+import redis
 from dramatiq.errors import BrokerConnectionError
 
 from broker.commands import Commands
+from broker.delivery import Lease
 from broker.outbox import Letter
 from broker.outcome import Release, Settled
 from broker.own_thread import OwnThread
@@ -20,6 +22,12 @@ from broker.settlement import Settlement
 
 #: The most in one script, so that it is short also if all of them are burials.
 BATCH = 100
+#: And the most bytes, unless one has more: a line of a megabit a second carries them in half the
+#: time that a script has until it is given up.
+BATCH_BYTES = 256 * 1024
+# So many may wait before the queue's consumer takes no more: each has run, and runs again if this
+# process dies before it is written.
+_MOST_WAITING = 4 * BATCH
 # Where more than a few have come at once, more come: a moment is waited for a whole batch.
 _FEW, _LINGER_S = 4, 0.002
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between tries while the server is away
@@ -39,8 +47,9 @@ class Settler(OwnThread):
 
     A queue whose node of a cluster is away does not hold up the others. ``settled`` is told
     of each batch that was written: queue, settlements, replies, seconds it took; ``deliver`` is
-    given the letters that this wrote, by queue. What it was writing when it died alone is delivered
-    again when its leases run out, which nobody renews.
+    given the letters that this wrote, by queue. Of what waits here the keeper renews the leases.
+    What it was writing when it died alone is delivered again when its leases run out, which nobody
+    renews then.
     """
 
     def __init__(
@@ -73,17 +82,26 @@ class Settler(OwnThread):
             if len(waiting) >= self._wanted:
                 self._changed.notify_all()
 
-    def wait_for_releases(self, queue: str, timeout: float) -> bool:
-        """Wait until all that the queue gets back is written; False if not in ``timeout`` seconds.
+    def wait_to_take(self, queue: str, timeout: float) -> bool:
+        """Wait until the queue may be taken from; False if not in ``timeout`` seconds.
 
-        Who took before that could get a delivery again by its old lease, and lose it to a release
-        that is tried again because its answer was lost.
+        All that it gets back is written then: who took before that could get a delivery again by
+        its old lease, and lose it to a release that is tried again because its answer was lost.
+        And so is, but for a few batches, what has ended: who took what can't be settled would run
+        it for nothing.
         """
         with self._changed:
-            return self._changed.wait_for(
-                lambda: not any(isinstance(s.outcome, Release) for s in self._unwritten(queue)),
-                timeout,
-            )
+            return self._changed.wait_for(lambda: self._may_take(queue), timeout)
+
+    def _may_take(self, queue: str) -> bool:
+        if queue in self._held or len(self._inbox[queue]) >= _MOST_WAITING:
+            return False
+        return not any(isinstance(s.outcome, Release) for s in self._unwritten(queue))
+
+    def unwritten(self, queue: str) -> list[tuple[Lease, str]]:
+        """What of the queue has ended and is not known to be written: leases and message ids."""
+        with self._changed:
+            return list({s.lease: s.message_id for s in self._unwritten(queue)}.items())
 
     def _unwritten(self, queue: str) -> Iterator[Settlement]:
         held = self._held[queue].batch if queue in self._held else ()
@@ -151,7 +169,7 @@ class Settler(OwnThread):
             # Held, as one that is tried again: it is gone if the script that failed has settled it.
             self._held[queue] = _Held([waiting.popleft()], _FIRST_PAUSE, 0.0)
             return self._held[queue].batch
-        return [waiting.popleft() for _ in range(min(len(waiting), BATCH))]
+        return _batch(waiting)
 
     def _settle(self, queue: str, batch: list[Settlement]) -> None:
         held, begin = self._held.get(queue), time.monotonic()
@@ -164,6 +182,9 @@ class Settler(OwnThread):
                 *(len(batch), queue, error),
                 extra={"queueName": queue},
             )
+            if len(batch) > 1 and isinstance(error.__cause__, redis.TimeoutError):
+                self._separate(queue, batch)  # the line may be too slow for all of them together
+                return
             pause = _FIRST_PAUSE if held is None else min(held.pause * 2, _LONGEST_PAUSE)
             self._hold(queue, _Held(batch, pause, time.monotonic() + pause))
             return
@@ -216,3 +237,12 @@ class Settler(OwnThread):
                     reply.name.lower(),
                     extra={"queueName": queue, "jobId": settlement.message_id},
                 )
+
+
+def _batch(waiting: deque[Settlement]) -> list[Settlement]:
+    """Take out the first ones, as many as go into one script."""
+    batch = [waiting.popleft()]
+    size = batch[0].size
+    while waiting and len(batch) < BATCH and (size := size + waiting[0].size) <= BATCH_BYTES:
+        batch.append(waiting.popleft())
+    return batch

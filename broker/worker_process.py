@@ -158,9 +158,9 @@ class WorkerProcess:
             settlement = Settlement(delivery.lease, "", "", Release())
         self.settle(queue, settlement)
 
-    def wait_for_releases(self, queue: str, timeout: float) -> bool:
-        """Wait until what goes back to a queue is there; False if not in ``timeout`` seconds."""
-        return self._threads is None or self._threads.settler.wait_for_releases(queue, timeout)
+    def wait_to_take(self, queue: str, timeout: float) -> bool:
+        """Wait until a queue may be taken from; False if not in ``timeout`` seconds."""
+        return self._threads is None or self._threads.settler.wait_to_take(queue, timeout)
 
     def blocking_client(self, block_ms: int) -> Any:
         """The client for blocked reads; its time-out is longer than any block."""

@@ -47,6 +47,7 @@ class WorkerThreads:
         self.keeper = Keeper(
             commands,
             lambda: dict(worker.queues),
+            self.settler.unwritten,
             name,
             rules,
             routing,

@@ -21,7 +21,8 @@
 -- ARGV[3..] settlement msgpack [outcome, level, entry id, delivery count, consumer, message id, deduplication key or "",
 --           facts, error of the attempt or "", ...] and then
 --           done      the result for the flow it belongs to, JSON, or ""
---           retry     delay ms, [field, value, ...], the same packed with its level, the successor's level
+--           retry     delay ms, [field, value, ...] if that is 0, else [], the same packed with its level if
+--                     it is not, else "", the successor's level
 --           park      delay ms
 --           release   nothing
 --           cancel    nothing

@@ -8,10 +8,13 @@ from typing import Any
 
 import dramatiq
 import pytest
+import redis
+from dramatiq.errors import ConnectionClosed
 
 from broker import StreamsBroker
 from broker.commands import BEGINNING, Commands
 from broker.embedded import EmbeddedValkey
+from broker.settlement import Settlement
 from tests.conftest import NewBroker, StartWorker
 from tests.contract.recording import Seen
 from tests.waiting import PATIENCE_S, eventually, wait_for
@@ -20,6 +23,7 @@ from tests.waiting import PATIENCE_S, eventually, wait_for
 QUIET = threading.Event()
 TIMEOUT_MS = int(PATIENCE_S * 1000)
 LEASE_MS = 600
+JOBS = 10
 
 
 @pytest.fixture
@@ -155,3 +159,56 @@ def test_a_step_of_the_keeper_that_fails_keeps_it_from_no_other(
     client.zadd(keys.recent("completed"), {"old": 1})
     eventually(lambda: client.zcard(keys.recent("completed")), lambda left: not left)
     assert "Keeping queue 'work' failed" in caplog.text
+
+
+def test_what_has_ended_and_is_not_written_keeps_its_lease_and_nothing_more_is_taken(
+    seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams = dramatiq.get_broker()
+    assert isinstance(streams, StreamsBroker)
+    real, away, tried = Commands.settle, threading.Event(), Seen()
+    away.set()
+
+    def not_there(*args: Any, **kwargs: Any) -> Any:
+        if away.is_set():
+            tried.add("a settlement")
+            raise ConnectionClosed(OSError("too slow"))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(Commands, "settle", not_there)
+    record = streams.get_actor("record")
+    streams.enqueue(record.message("first"))
+    assert seen.next() == "first"
+    tried.take(2)
+    streams.enqueue_many([record.message(number) for number in range(JOBS)])
+    threading.Event().wait(3 * LEASE_MS / 1000)  # nothing tells of a lease that does not run out
+    info = streams.inspector.queue("work")
+    assert info.in_flight <= 2, "the consumer was waiting for one of them at the most"
+    assert info.ready == JOBS + 1 - info.in_flight
+    away.clear()
+    assert sorted(seen.take(JOBS)) == list(range(JOBS))
+    streams.join("work", timeout=TIMEOUT_MS)
+    assert seen.nothing_more()
+
+
+def test_a_batch_that_takes_too_long_is_written_one_by_one(
+    seen: Seen, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    streams = dramatiq.get_broker()
+    assert isinstance(streams, StreamsBroker)
+    real, all_ran = Commands.settle, threading.Event()
+
+    def slow(commands: Commands, queue: str, batch: list[Settlement], *args: Any) -> Any:
+        all_ran.wait(PATIENCE_S)
+        if len(batch) > 1:
+            raise ConnectionClosed("too slow") from redis.TimeoutError("too slow")
+        return real(commands, queue, batch, *args)
+
+    monkeypatch.setattr(Commands, "settle", slow)
+    record = streams.get_actor("record")
+    streams.enqueue_many([record.message(number) for number in range(JOBS)])
+    assert sorted(seen.take(JOBS)) == list(range(JOBS))
+    all_ran.set()
+    streams.join("work", timeout=TIMEOUT_MS)
+    assert "Lost the lease" not in caplog.text
+    assert seen.nothing_more()

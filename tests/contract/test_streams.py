@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from typing import Any
+from typing import Any, cast
 
 import dramatiq
 import pytest
@@ -134,6 +134,25 @@ def test_many_messages_are_enqueued_at_once_on_several_queues(
     streams.enqueue_many([other.message(n) for n in range(600, 610)], delay=1)
     start_worker(streams, threads=4)
     assert sorted(recorder.seen.take(610)) == list(range(610))
+
+
+@pytest.mark.parametrize("delay", [None, 60_000])
+def test_many_large_messages_are_no_single_large_command(
+    own_server: NewServer, new_broker: NewBroker, delay: int | None
+) -> None:
+    streams = new_broker("streams", own_server().url)
+    assert isinstance(streams, StreamsBroker)
+    recorder, client = Recorder(), cast(Any, streams.client)
+    streams.enqueue_many([recorder.actor.message("first")], delay=delay)
+    before = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+    sizes = [100_000, 100_000, 100_000, 300_000, 10, 10, 200_000]
+    messages = [recorder.actor.message("x" * size) for size in sizes]
+    sent = streams.enqueue_many(messages, delay=delay)
+    # Two of 100,000 bytes; one; 300,000; the rest.
+    assert client.info("commandstats")["cmdstat_evalsha"]["calls"] - before == 4
+    assert [m.message_id for m in sent] == [m.message_id for m in messages]
+    info = streams.inspector.queue("work")
+    assert info.ready + info.scheduled == 1 + len(sizes)
 
 
 def test_an_enqueue_repeated_before_the_message_has_run_changes_nothing(

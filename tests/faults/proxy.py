@@ -31,6 +31,13 @@ class Weather:
     split: bool = False
     #: In each direction of each connection.
     bytes_per_s: float | None = None
+    #: For requests alone, where they are slower than replies.
+    request_bytes_per_s: float | None = None
+
+    @property
+    def up_bytes_per_s(self) -> float | None:
+        """How fast requests pass."""
+        return self.bytes_per_s if self.request_bytes_per_s is None else self.request_bytes_per_s
 
 
 @dataclass(eq=False)
@@ -171,7 +178,7 @@ class Proxy:
         while data := await reader.read(_CHUNK):
             await self._open.wait()
             connection.request = (connection.request + data)[-_CHUNK:]
-            await self._send(connection.server, data)
+            await self._send(connection.server, data, self._weather.up_bytes_per_s)
 
     async def _replies(self, connection: _Connection, reader: asyncio.StreamReader) -> None:
         while data := await reader.read(_CHUNK):
@@ -184,7 +191,7 @@ class Proxy:
                 cut.happened.set()
                 return
             connection.request = b""
-            await self._send(connection.client, data)
+            await self._send(connection.client, data, self._weather.bytes_per_s)
 
     def _cut_for(self, connection: _Connection, data: bytes) -> Cut | None:
         for cut in self._cuts:
@@ -193,14 +200,16 @@ class Proxy:
                 return cut
         return None
 
-    async def _send(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+    async def _send(
+        self, writer: asyncio.StreamWriter, data: bytes, bytes_per_s: float | None
+    ) -> None:
         weather = self._weather
         pause = weather.delay_s + random.uniform(0, weather.jitter_s)
         if pause:
             await asyncio.sleep(pause)
         size = len(data)
-        if weather.bytes_per_s is not None:
-            size = max(1, int(weather.bytes_per_s * _BEAT_S))
+        if bytes_per_s is not None:
+            size = max(1, int(bytes_per_s * _BEAT_S))
         for start in range(0, len(data), size):
             if start:
                 await asyncio.sleep(_BEAT_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -169,6 +170,49 @@ def test_22_a_bad_line_loses_nothing_and_the_leases_hold(
     assert "eclaimed" not in worker.log
     assert "fenced" not in worker.log
     history.check(failures=0)
+
+
+#: Together they take longer than a script has until it is given up.
+LARGE, LARGE_BYTES, UP_BYTES_PER_S = 8, 250_000, 300_000
+SMALL = 40
+
+LARGE_RETRIES = (
+    JOBS
+    + """
+
+@dramatiq.actor(queue_name="work", max_retries=1, min_backoff=100, max_backoff=100)
+def large(label, blob):
+    note("started", label)
+    if not CurrentMessage.get_current_message().options.get("retries"):
+        wait_for_permission("to fail")
+        raise RuntimeError("the first attempt always fails")
+    note("done", label)
+"""
+)
+
+
+@valkey_only
+def test_22_large_retries_pass_a_slow_way_and_what_ends_behind_them_runs_once(
+    launch: Launcher, source: Source, history: History, effects: Effects, proxy: Proxy
+) -> None:
+    module = source(LARGE_RETRIES, url=proxy.url, heartbeat_timeout=LEASE_MS)
+    worker = launch(module, threads=LARGE)
+    worker.wait_until_ready()
+    for number in range(LARGE):
+        history.send("large", f"large {number}", "x" * LARGE_BYTES)
+    effects.take(LARGE, "started")
+    proxy.weather(request_bytes_per_s=UP_BYTES_PER_S)
+    history.injure()
+    effects.permit("to fail", LARGE)
+    history.send_many("short", range(SMALL))
+    history.settle_down()
+    proxy.weather()
+    history.recovered()
+    assert "eclaimed" not in worker.log
+    assert "fenced" not in worker.log
+    runs = Counter(effect.message_id for effect in effects.catch_up() if effect.event == "started")
+    assert Counter(runs.values()) == {2: LARGE, 1: SMALL}
+    history.check(failures=LARGE)
 
 
 HOLD = (

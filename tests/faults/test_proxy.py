@@ -53,8 +53,11 @@ def test_a_split_reply_arrives_in_pieces(line: Proxy, raw: socket.socket) -> Non
     assert len(ask(raw, b"x" * 400)[0]) > 3
 
 
-def test_a_throttled_request_takes_its_time(line: Proxy, raw: socket.socket) -> None:
-    line.weather(bytes_per_s=1000)
+@pytest.mark.parametrize("throttled", ["bytes_per_s", "request_bytes_per_s"])
+def test_a_throttled_request_takes_its_time(
+    line: Proxy, raw: socket.socket, throttled: str
+) -> None:
+    line.weather(**{throttled: 1000})
     began = time.monotonic()
     raw.sendall(b"*2\r\n$6\r\nSTRLEN\r\n$500\r\n%s\r\n" % (b"x" * 500))
     assert raw.recv(10) == b":0\r\n"

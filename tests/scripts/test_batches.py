@@ -10,6 +10,7 @@ import redis
 
 from broker.commands import Handed
 from broker.outcome import Bury, Done, Outcome, Park, Release, Retry, Settled
+from broker.packing import unpack
 from broker.settlement import Settlement
 from broker.settler import BATCH
 from tests.scripts.conftest import QUEUE, Scripts, fields_of, message_id
@@ -248,3 +249,18 @@ def test_telling_of_a_beginning_sends_no_content_back(own_scripts: Scripts) -> N
     assert b"started" in scripts.record("m")
 
 
+@pytest.mark.parametrize("delay_ms", [0, 60_000])
+def test_a_retry_sends_its_message_once(own_scripts: Scripts, delay_ms: int) -> None:
+    scripts, size = own_scripts, 1_000_000
+    scripts.enqueue("small", "m")
+    small, large = scripts.take()
+    scripts.settle(small, Done())  # so that the server knows the script
+    before = bytes_sent(scripts)
+    fields = fields_of("m", blob="x" * size)
+    assert scripts.settle(large, Retry(delay_ms, 2, fields)) is Settled.OK
+    assert size < bytes_sent(scripts) - before < 1.1 * size
+    if delay_ms:
+        packed = scripts.client.hget(scripts.keys.scheduled_messages, "m")
+        assert unpack(packed) == [str(part).encode() for part in (*fields, "level", "2")]
+    else:
+        assert scripts.entries(2)[0][b"blob"] == b"x" * size
