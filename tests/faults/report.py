@@ -6,6 +6,9 @@ The results are JSON; the page is Markdown, of which the part between two marks 
 A test's row is the number in its name, `test_<row>_…`. The run fails when an invariant is
 violated, and when a row's tests in this folder passed although none of them called the
 checker. Rows of other folders (a cluster's, Sentinel's) have assertions of their own.
+
+A run of everything (no `-k`, no paths) also fails when a row has no test that ran, and it alone
+writes the files, at its end: one that was interrupted or chose some tests leaves them as they are.
 """
 
 from __future__ import annotations
@@ -137,6 +140,14 @@ class Rows:
             )
         )
 
+    def missing(self) -> list[str]:
+        """Rows of which no test ran: there is none, or all were skipped."""
+        return sorted(
+            row
+            for row in TITLES
+            if not {"passed", "failed"} & set(self.tests.get(row, {}).values())
+        )
+
     def violated(self) -> list[str]:
         """Rows that lost or doubled what they must not."""
         return sorted(
@@ -217,15 +228,26 @@ class Plugin:
         self._path = path
         self._page = page
         self._rows = Rows()
+        self._whole = False
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Every phase of every test."""
         self._rows.add(report)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Fail on what was violated, and on rows that nobody checked."""
-        if self._rows.violated() or self._rows.unchecked():
+        """Fail on what was violated, on rows that nobody checked and, of all, on missing ones."""
+        ended = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+        stopped = session.shouldstop or session.shouldfail
+        self._whole = ended and not stopped and _is_of_everything(session.config)
+        if self._rows.violated() or self._rows.unchecked() or self._missing():
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if self._whole and not self._missing():
+            self._write()
+
+    def _missing(self) -> list[str]:
+        return self._rows.missing() if self._whole else []
+
+    def _write(self) -> None:
         if self._path is not None:
             rows = {row: self._rows.summary(row) for row in sorted(self._rows.tests)}
             self._path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
@@ -248,6 +270,15 @@ class Plugin:
             terminalreporter.write_line(f"row {row}: an invariant is violated", red=True)
         for row in self._rows.unchecked():
             terminalreporter.write_line(f"row {row}: passed, but nothing was checked", red=True)
+        for row in self._missing():
+            terminalreporter.write_line(f"row {row}: none of its tests ran", red=True)
+        if not self._whole or self._missing():
+            terminalreporter.write_line("not all rows were run to the end: nothing is written")
+
+
+def _is_of_everything(config: pytest.Config) -> bool:
+    chosen = config.args_source is config.ArgsSource.ARGS
+    return not (chosen or config.option.keyword or config.option.lf or config.option.deselect)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults.report import TITLES, Rows
+from tests.faults.report import BEGIN, END, TITLES, Rows
 from tests.faults.soak import SAMPLE_EVERY_S, WARM_UP_S, WORKER, Memory
+from tests.processes import ROOT
 
 NODE = "tests/faults/test_worker_faults.py::test_01_a_job"
 
@@ -68,6 +73,63 @@ def test_a_test_that_passed_without_the_checker_is_named() -> None:
     elsewhere = rows(node="tests/cluster/test_cluster_faults.py::test_37_others")
     assert elsewhere.unchecked() == []
     assert elsewhere.table()[1].split() == ["37", "1/1", *["-"] * 6]
+
+
+def test_a_row_without_a_test_that_ran_is_missing() -> None:
+    assert rows().missing() == sorted(TITLES.keys() - {"01"})
+    assert "01" not in rows(outcome="failed").missing()
+    assert "01" in rows(outcome="skipped").missing()
+
+
+RUN = """
+import pytest
+from tests.faults import report
+
+report.TITLES.clear()
+report.TITLES.update({"41": "refused", "43": "lags"})
+
+
+@pytest.fixture
+def interrupted():
+    raise KeyboardInterrupt
+
+"""
+#: Of a run: its tests, pytest's options, the exit status and whether the files were written.
+RUNS = {
+    "whole": ("def test_41_a(): pass\ndef test_43_b(): pass", [], 0, True),
+    "failed": ("def test_41_a(): assert 0\ndef test_43_b(): pass", [], 1, True),
+    "a row too few": ("def test_41_a(): pass", [], 1, False),
+    "skipped": ("def test_41_a(): pass\ndef test_43_b(): pytest.skip()", [], 1, False),
+    "chosen": ("def test_41_a(): pass\ndef test_43_b(): pass", ["-k", "test"], 0, False),
+    "interrupted": ("def test_41_a(): pass\ndef test_43_b(interrupted): pass", [], 2, False),
+    "stopped": ("def test_41_a(): assert 0\ndef test_43_b(): pass", ["-x"], 1, False),
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_only_a_whole_run_to_the_end_writes_the_table_and_all_rows_have_to_be_in_it(
+    tmp_path: Path, run: str
+) -> None:
+    tests, options, status, written = RUNS[run]
+    (tmp_path / "test_rows.py").write_text(RUN + tests, "utf-8")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n", "utf-8")
+    results, page = tmp_path / "results.json", tmp_path / "page.md"
+    page.write_text(f"before {BEGIN} old {END} after", "utf-8")
+    ran = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "tests.faults.report"),
+            *("--faults-results", str(results), "--faults-page", str(page), *options),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == status, ran.stdout + ran.stderr
+    assert results.exists() is written
+    assert ("old" not in page.read_text("utf-8")) is written
+    assert ("nothing is written" in ran.stdout) is not written
 
 
 def test_the_page_names_what_every_row_does() -> None:
