@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 
@@ -66,6 +66,8 @@ class Settler(OwnThread):
         self._deliver = deliver
         self._inbox: dict[str, deque[Settlement]] = defaultdict(deque)
         self._held: dict[str, _Held] = {}
+        #: By queue: what goes back and is not written yet. Every fetch asks whether there is any.
+        self._going_back: dict[str, set[Lease]] = defaultdict(set)
         self._changed = threading.Condition()
         #: By queue: what is being written.
         self._writing: dict[str, list[Settlement]] = {}
@@ -79,6 +81,8 @@ class Settler(OwnThread):
         with self._changed:
             waiting = self._inbox[queue]
             waiting.append(settlement)
+            if isinstance(settlement.outcome, Release):
+                self._going_back[queue].add(settlement.lease)
             if len(waiting) >= self._wanted:
                 self._changed.notify_all()
 
@@ -94,18 +98,18 @@ class Settler(OwnThread):
             return self._changed.wait_for(lambda: self._may_take(queue), timeout)
 
     def _may_take(self, queue: str) -> bool:
-        if queue in self._held or len(self._inbox[queue]) >= _MOST_WAITING:
-            return False
-        return not any(isinstance(s.outcome, Release) for s in self._unwritten(queue))
+        return not (
+            queue in self._held
+            or self._going_back[queue]
+            or len(self._inbox[queue]) >= _MOST_WAITING
+        )
 
     def unwritten(self, queue: str) -> list[tuple[Lease, str]]:
         """What of the queue has ended and is not known to be written: leases and message ids."""
         with self._changed:
-            return list({s.lease: s.message_id for s in self._unwritten(queue)}.items())
-
-    def _unwritten(self, queue: str) -> Iterator[Settlement]:
-        held = self._held[queue].batch if queue in self._held else ()
-        return chain(held, self._writing.get(queue, ()), self._inbox[queue])
+            held = self._held[queue].batch if queue in self._held else ()
+            waiting = chain(held, self._writing.get(queue, ()), self._inbox[queue])
+            return list({s.lease: s.message_id for s in waiting}.items())
 
     def stop(self, timeout: float) -> bool:
         """Settle what is left for up to ``timeout`` seconds; False if some stay in flight."""
@@ -125,7 +129,10 @@ class Settler(OwnThread):
         return held + sum(map(len, self._inbox.values()))
 
     def _run(self) -> None:
-        self._writing, self._wanted = {}, 1  # also after a death
+        for queue, batch in self._writing.items():  # it has died
+            if queue not in self._held:
+                self._forget(queue, batch)
+        self._writing, self._wanted = {}, 1
         while True:
             with self._changed:
                 while not self._stopping and not self._ready():
@@ -200,7 +207,7 @@ class Settler(OwnThread):
         else:
             self._report(queue, batch, replies, repeated=held is not None)
             self._settled(queue, batch, replies, time.monotonic() - begin)
-        self._hold(queue, None)
+        self._forget(queue, batch)
 
     def _separate(self, queue: str, batch: list[Settlement]) -> None:
         """Settle one by one what could not be together: the others are not to suffer for one."""
@@ -209,12 +216,15 @@ class Settler(OwnThread):
             self._inbox[queue].extendleft(reversed(batch))
             self._singly[queue] += len(batch)
 
-    def _hold(self, queue: str, held: _Held | None) -> None:
+    def _hold(self, queue: str, held: _Held) -> None:
         with self._changed:
-            if held is None:
-                self._held.pop(queue, None)
-            else:
-                self._held[queue] = held
+            self._held[queue] = held
+
+    def _forget(self, queue: str, batch: list[Settlement]) -> None:
+        """It is written, or will never be."""
+        with self._changed:
+            self._held.pop(queue, None)
+            self._going_back[queue].difference_update(each.lease for each in batch)
 
     def _report(
         self, queue: str, batch: list[Settlement], replies: list[Settled], *, repeated: bool
