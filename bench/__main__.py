@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench import machine, plot, report
-from bench.catalogue import MEASUREMENTS, SLOW
+from bench.catalogue import MEASUREMENTS, chosen
 from bench.figure import Figure
 from bench.run import QUICK, WHOLE, Run
 from broker.embedded import EmbeddedValkey
@@ -35,7 +35,7 @@ def main() -> int:
     with EmbeddedValkey() as server:
         versions = machine.versions(server.url)
         run = Run(server, size, lambda line: console.print(f"  {line}", highlight=False))
-        figures, failed = _measure(run, _chosen(arguments), console)
+        figures, failed = _measure(run, chosen(arguments.only, short=arguments.short), console)
     about = report.about(
         size=size,
         versions=versions,
@@ -51,7 +51,8 @@ def main() -> int:
     console.print(report.table(figures))
     console.print(f"\n{caption}", highlight=False)
     folder = _folder(arguments)
-    if folder is not None and figures:
+    # With one that failed they would be a part of them as well.
+    if folder is not None and not (failed and folder == FOLDER):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "results.json").write_text(report.as_json(figures, about), encoding="utf-8")
         (folder / "results.svg").write_text(plot.svg(figures, caption), encoding="utf-8")
@@ -76,18 +77,11 @@ def _measure(
     return figures, failed
 
 
-def _chosen(arguments: argparse.Namespace) -> list[str]:
-    if arguments.only:
-        return [name for name in MEASUREMENTS if name in arguments.only]
-    slow_too = arguments.full or arguments.quick
-    return [name for name in MEASUREMENTS if slow_too or name not in SLOW]
-
-
 def _folder(arguments: argparse.Namespace) -> Path | None:
     """Where the results go; a part of them, or figures that say nothing, replace no others."""
     if arguments.output is not None:
         return Path(arguments.output)
-    return None if arguments.quick or arguments.only else FOLDER
+    return None if arguments.quick or arguments.short or arguments.only else FOLDER
 
 
 def _arguments() -> argparse.Namespace:
@@ -96,16 +90,20 @@ def _arguments() -> argparse.Namespace:
         "--quick", action="store_true", help="see that all of it works; the figures say nothing"
     )
     parser.add_argument(
-        "--full", action="store_true", help="measure a backlog of a million too; some minutes more"
+        "--short", action="store_true", help="without the backlog of a million: minutes less"
     )
     parser.add_argument(
-        "--only", action="append", choices=list(MEASUREMENTS), help="only this; may be repeated"
+        "--only",
+        action="append",
+        default=[],
+        choices=list(MEASUREMENTS),
+        help="only this; may be repeated",
     )
     parser.add_argument(
         "--output",
         metavar="FOLDER",
         help="where results.json and results.svg go; bench/ by default, and nowhere with "
-        "--quick or --only",
+        "--quick, --short or --only",
     )
     return parser.parse_args()
 

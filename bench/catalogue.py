@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from bench.backlog import backlog
 from bench.drain import drain, processes
@@ -33,5 +33,12 @@ MEASUREMENTS: Mapping[str, Callable[[Run], list[Figure]]] = {
     "memory": memory,
     "backlog": backlog,
 }
-#: Takes minutes: part of `--full` only.
+#: Takes minutes: left out by `--short`.
 SLOW = frozenset({"backlog"})
+
+
+def chosen(only: Collection[str], *, short: bool) -> list[str]:
+    """The names of what a run measures: everything, if it is not told otherwise."""
+    return [
+        name for name in MEASUREMENTS if (name in only if only else not short or name not in SLOW)
+    ]

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from bench.catalogue import MEASUREMENTS, chosen
 from bench.figure import Figure, Target, at_least, at_most_times, written
 from bench.latency import percentile
 from bench.plot import svg
@@ -138,6 +139,12 @@ def test_a_part_of_the_figures_replaces_no_results() -> None:
     assert done.returncode == 0, done.stderr
     assert "server memory of a queued job" in done.stdout
     assert (results.read_bytes() if results.exists() else None) == before
+
+
+def test_a_run_measures_everything_unless_it_is_told_otherwise() -> None:
+    assert chosen((), short=False) == list(MEASUREMENTS)
+    assert chosen((), short=True) == [name for name in MEASUREMENTS if name != "backlog"]
+    assert chosen(["backlog"], short=True) == ["backlog"]
 
 
 def test_the_committed_results_and_plot_are_those_of_a_whole_run() -> None:
