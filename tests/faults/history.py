@@ -24,6 +24,7 @@ from dramatiq.errors import BrokerConnectionError
 from broker import StreamsBroker
 from broker.packing import unpack
 from tests.applications import Effects
+from tests.faults.leftovers import leftovers
 from tests.waiting import PATIENCE_S, eventually
 
 _PAGE = 20_000
@@ -329,7 +330,8 @@ class History:
           expected_runs: how often each job runs without any failure (1 and its retries).
           given_up: messages that the test itself took from the server.
           redriven: messages that were buried and sent back: each ends once more.
-          at_rest: everything has ended, so nothing may be in flight any more.
+          at_rest: everything has ended, so nothing may be in flight any more, and the server
+            has nothing that would stay for ever.
         """
         executions, finished = self.executions(), self.finished()
         kept: Counter[str] = Counter()
@@ -357,6 +359,9 @@ class History:
             gone = (finished & set(self.acknowledged)) - set(kept)
             missing = sorted(sent for sent in gone if not counts[sent])
             assert not missing, f"executed and gone, but never finalised: {missing}"
+        if at_rest:
+            left = leftovers(self.broker.client, self.broker.namespace)
+            assert not left, f"left behind: {left[:10]}"
 
     def _find(
         self,

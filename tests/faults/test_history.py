@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from broker import StreamsBroker
 from tests.applications import Effects
 from tests.faults.conftest import Source
 from tests.faults.history import Finalisations, History
+from tests.faults.leftovers import leftovers
 from tests.faults.test_worker_faults import SHORT
 from tests.processes import Launcher
 
@@ -37,6 +39,40 @@ def test_it_sees_a_message_in_two_places(history: History, producer: StreamsBrok
     entries: Any = producer.client.xrange(stream)
     producer.client.xadd(stream, entries[0][1])
     with pytest.raises(AssertionError, match="more than one place"):
+        history.check(failures=0)
+
+
+LEFT: dict[str, tuple[Callable[[Any, str], object], str]] = {
+    "a key of no kind": (lambda c, q: c.set(f"{q}:stray", 1), "is no key of a queue"),
+    "a record": (lambda c, q: c.hset(f"{q}:job:gone", "token", "t"), "its job has ended"),
+    "a limit": (lambda c, q: c.hset(f"{q}:limit:k", "tat", 1), "never expires"),
+    "a deduplication key": (lambda c, q: c.hset(f"{q}:dedup", "k", "gone"), "which has ended"),
+    "its time": (lambda c, q: c.zadd(f"{q}:dedup:lapsing", {"k": 1}), "is held by nobody"),
+    "signals": (
+        lambda c, q: [c.xadd(f"{q}:wake", {"s": ""}) for _ in range(1_001)],
+        "is longer than",
+    ),
+    "deliveries": (
+        lambda c, q: (
+            c.xgroup_create(f"{q}:ready:0", "workers", 0),
+            c.xreadgroup("workers", "c", {f"{q}:ready:0": ">"}, count=1),
+            c.xdel(f"{q}:ready:0", c.xrange(f"{q}:ready:0")[0][0]),
+        ),
+        "1 deliveries of 0 entries",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", LEFT)
+def test_it_sees_what_is_left_behind(history: History, producer: StreamsBroker, what: str) -> None:
+    queue = f"{{{producer.namespace}:work}}"
+    producer.client.xadd(f"{queue}:ready:0", {"id": "foreign", "actor": "a", "args": "[]"})
+    assert leftovers(producer.client, producer.namespace) == []
+    leave, told = LEFT[what]
+    leave(producer.client, queue)
+    (left,) = leftovers(producer.client, producer.namespace)
+    assert told in left
+    with pytest.raises(AssertionError, match="left behind"):
         history.check(failures=0)
 
 
