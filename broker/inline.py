@@ -67,8 +67,9 @@ class InlineBroker(StreamsBroker):
     that ends first. Limits over all workers, records, events, flows and schedules need a server.
     """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, *, unknown_actor_grace: int = 1, **options: Any) -> None:
+        # No later deploy reaches this process, so nobody waits for one.
+        super().__init__(unknown_actor_grace=unknown_actor_grace, **options)
         self.commands = _Commands(self.client, self.namespace, self.max_priority)
         self.clock = MovableClock()
         #: The jobs that failed for good, latest last; a thousand at the most.
@@ -85,6 +86,24 @@ class InlineBroker(StreamsBroker):
           NotInline: workers need a server.
         """
         raise NotInline("a worker")
+
+    def flush(self, queue_name: str) -> None:
+        """
+        Raises:
+          NotInline: the queues of a server, which this process may know, are none of its own.
+        """
+        raise NotInline("flush")
+
+    def flush_all(self) -> None:
+        """As :meth:`flush`, also where no queue is declared."""
+        raise NotInline("flush_all")
+
+    def join(self, queue_name: str, *, interval: int = 100, timeout: int | None = None) -> None:
+        """
+        Raises:
+          NotInline: what is sent has run when ``send()`` returns.
+        """
+        raise NotInline("join")
 
     @contextmanager
     def dispatched_by(self, dispatcher: Dispatcher) -> Iterator[None]:

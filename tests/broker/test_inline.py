@@ -21,7 +21,15 @@ from dramatiq.middleware import (
     ShutdownNotifications,
 )
 
-from broker import InvalidOption, MessageTooLarge, Rate, RateLimited, current_job
+from broker import (
+    InvalidOption,
+    MessageTooLarge,
+    Rate,
+    RateLimited,
+    StreamsBroker,
+    current_job,
+)
+from broker.embedded import EmbeddedValkey
 from broker.errors import NotInline
 from broker.inline import InlineBroker
 from middleware.encryption import Encryption
@@ -201,8 +209,24 @@ def test_what_needs_a_server_says_so(broker: InlineBroker) -> None:
         broker.consume("default")
 
 
-def test_an_unknown_actor_fails_in_the_end(broker: InlineBroker) -> None:
-    broker.unknown_actor_grace = 1
+def test_the_queues_of_a_server_are_neither_emptied_nor_waited_for(
+    server: EmbeddedValkey, namespace: str
+) -> None:
+    streams = StreamsBroker(url=server.url, namespace=namespace, middleware=[])
+    inline = InlineBroker(url=server.url, namespace=namespace, middleware=[])
+    for each in (streams, inline):
+        each.declare_queue("default")
+    streams.enqueue(Message("default", "act", (), {}, {}))
+    with pytest.raises(NotInline):
+        inline.flush_all()
+    with pytest.raises(NotInline):
+        inline.flush("default")
+    with pytest.raises(NotInline):
+        inline.join("default")
+    assert streams.inspector.queue("default").ready == 1
+
+
+def test_an_unknown_actor_fails_at_once(broker: InlineBroker) -> None:
     broker.enqueue(Message("default", "nobody", (), {}, {}))
     (ended,) = broker.failed
     assert ended.reason == "unknown_actor"
