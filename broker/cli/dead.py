@@ -164,7 +164,11 @@ def purge(
 
 def _counted(inspector: Inspector, queue: str, ids: list[str] | None, where: DeadFilter) -> int:
     if ids:
-        return len(ids)
+        found = sum(inspector.letter(queue, id) is not None for id in ids)
+        if not found:
+            named = " ".join(map(repr, ids))
+            raise Failed(f"id: there is no dead letter {named} in {queue!r}", Exit.NOT_FOUND)
+        return found
     if where == DeadFilter():
         return inspector.queue(queue).dead
     return sum(group.count for group in inspector.dead_groups(queue, where))

@@ -233,6 +233,18 @@ def test_a_redrive_says_what_it_would_move_and_moves_what_it_said(
     assert broker.inspector.queue("mail").dead == 0
 
 
+@pytest.mark.parametrize("what", [("redrive",), ("redrive", "--dry-run"), ("purge", "--yes")])
+def test_letters_that_are_not_there_are_no_success(
+    headrace: Headrace, broker: StreamsBroker, start_worker: StartWorker, what: tuple[str, ...]
+) -> None:
+    _bury(broker, start_worker, "one")
+    command, *options = what
+    ran = headrace("dead", command, "mail", "nobody", *options)
+    assert ran.status == Exit.NOT_FOUND
+    assert "no dead letter 'nobody' in 'mail'" in ran.err
+    assert broker.inspector.queue("mail").dead == 1
+
+
 def test_a_redrive_names_what_can_not_move(
     headrace: Headrace, broker: StreamsBroker, start_worker: StartWorker
 ) -> None:
