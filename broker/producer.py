@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,6 +25,7 @@ from broker.options import Options
 from broker.queue_rules import QueueRules
 from broker.room import Hooks, with_room
 from broker.schedule import Fired
+from broker.settlement import LONGEST_DELAY_MS
 
 if TYPE_CHECKING:
     from broker.broker import StreamsBroker
@@ -63,7 +65,7 @@ class Producer:
     def send(self, messages: list[Message[Any]], delay: int | None) -> list[Message[Any]]:
         """Enqueue messages of one queue, ``delay`` ms from now if given."""
         if delay is not None:
-            check_int("delay", delay, 0)
+            delay = _whole_ms(delay)
             eta = current_millis() + delay
             messages = type(messages)(m.copy(options={"eta": eta}) for m in messages)
         return self._emitting(messages, delay, lambda: self._write(messages, delay))
@@ -209,6 +211,12 @@ class Producer:
             self._options.recorded(message),
             self.encode(message),
         )
+
+
+def _whole_ms(delay: float) -> int:
+    """A delay as RedisBroker takes it: a part of a millisecond is dropped, what is past is now."""
+    whole = int(delay) if type(delay) is float and math.isfinite(delay) else delay
+    return max(0, check_int("delay", whole, -LONGEST_DELAY_MS, LONGEST_DELAY_MS))
 
 
 def _token() -> str:

@@ -153,7 +153,10 @@ def test_a_delayed_message_is_not_executed_before_its_time(
     assert seen.next() - sent_at >= 0.299
 
 
-def test_a_delay_of_zero_is_no_delay(broker: Broker, start_worker: StartWorker) -> None:
+@pytest.mark.parametrize("delay", [0, -5, 0.5, -0.5, -60_000.0])
+def test_a_delay_that_is_over_is_no_delay(
+    broker: Broker, start_worker: StartWorker, delay: Any
+) -> None:
     seen = Seen()
 
     @dramatiq.actor
@@ -161,8 +164,24 @@ def test_a_delay_of_zero_is_no_delay(broker: Broker, start_worker: StartWorker) 
         seen.add("done")
 
     start_worker(broker)
-    record.send_with_options(delay=0)
+    record.send_with_options(delay=delay)
     assert seen.next() == "done"
+
+
+def test_a_delay_may_be_a_fraction_in_a_pipeline_too(
+    broker: Broker, start_worker: StartWorker
+) -> None:
+    seen = Seen()
+
+    @dramatiq.actor
+    def record(value: str = "") -> str:
+        seen.add(value)
+        return "given"
+
+    start_worker(broker)
+    last = record.message_with_options(delay=10.5)
+    (record.message("first") | last).run(delay=1.5)
+    assert seen.take(2) == ["first", "given"]
 
 
 def test_queues_are_independent(broker: Broker, start_worker: StartWorker) -> None:
