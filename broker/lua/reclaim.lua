@@ -33,14 +33,13 @@
 local left, level, cursor = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local released, buried = 0, 0
 
--- What was released before is autoclaimed as well once it has waited for a lease: it is no news.
-local function released_in(group)
-  for _, owner in ipairs(group[4] or {}) do
-    if owner[1] == "~released" then
-      return tonumber(owner[2])
-    end
+-- How many of these entries are released still.
+local function still_released(key, waiting)
+  local count = 0
+  for _, id in ipairs(waiting) do
+    count = count + #redis.call("XPENDING", key, "workers", id, id, 1, "~released")
   end
-  return 0
+  return count
 end
 
 -- XAUTOCLAIM does not say whose the deliveries were; it looks at these, ten times its COUNT.
@@ -57,14 +56,17 @@ for i = 7, #ARGV do
   told_of[ARGV[i]] = true
 end
 
-local function reclaim(key, group)
+local function reclaim(key)
   local owned = owners(key)
   local taken = redis.call("XAUTOCLAIM", key, "workers", "~released", ARGV[1], cursor, "COUNT", left, "JUSTID")
-  local entries = {}
+  local entries, waiting = {}, {}
   for _, id in ipairs(taken[2]) do
     local entry = redis.call("XPENDING", key, "workers", id, id, 1)[1]
     entry[2] = owned[id] or entry[2]
     entries[#entries + 1] = entry
+    if entry[2] == "~released" then  -- for a lease's time: it is no news, unless it is to end
+      waiting[#waiting + 1] = id
+    end
   end
   local keys = {
     dead = KEYS[1], dead_messages = KEYS[2], dedup = KEYS[4], job_prefix = KEYS[5],
@@ -76,8 +78,8 @@ local function reclaim(key, group)
     local at = field(fields, "at") or ""
     claimed[#claimed + 1] = { level, entry[1], entry[4], field(fields, "id"), field(fields, "actor"), at }
   end
-  local _, dead = hand_back(keys, entries, tonumber(ARGV[2]), level, told_of, claim)
-  released = released + released_in(redis.call("XPENDING", key, "workers")) - released_in(group)
+  local given, dead = hand_back(keys, entries, tonumber(ARGV[2]), level, told_of, claim)
+  released = released + given - still_released(key, waiting)
   buried = buried + dead
   left = left - #entries
   return taken[1]
@@ -90,7 +92,7 @@ while level <= #KEYS - 11 do
   if group.err and not string.find(group.err, "NOGROUP", 1, true) then
     return group
   end
-  cursor = idle and "0-0" or reclaim(key, group)
+  cursor = idle and "0-0" or reclaim(key)
   if cursor ~= "0-0" then
     break
   end

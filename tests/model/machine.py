@@ -10,9 +10,11 @@ consumers are signalled, and no other key is left behind.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from typing import Any
 from uuid import uuid4
 
+import pytest
 import redis
 from hypothesis import note
 from hypothesis import strategies as st
@@ -22,11 +24,12 @@ from broker import StreamsBroker, packing
 from broker.commands import BEGINNING, Commands, Handed, Position
 from broker.delivery import Lease
 from broker.entry import Fields
+from broker.errors import QueueFull
 from broker.keys import GROUP
 from broker.letter_commands import Redriven
 from broker.limits import QueueLimit
 from broker.new_message import Claim, NewMessage
-from broker.outcome import Bury, Cancel, Done, Outcome, Release, Retry
+from broker.outcome import Bury, Cancel, Done, Outcome, Park, Release, Retry
 from broker.settlement import Settlement
 from tests.model.model import LIVE, SIGNALS_KEPT, Copy, Expected, Model, Place
 from tests.model.snapshot import Snapshot, read
@@ -52,35 +55,49 @@ LIMITS = {
 
 levels = st.integers(0, LEVELS - 1)
 consumers = st.sampled_from(CONSUMERS)
+claimants = st.sampled_from(["", *CONSUMERS])
+"""Who is to bury what was delivered too often; without one the script does so."""
 keys = st.sampled_from(["", "", "", "", "k1", "k2"])
 delays = st.sampled_from(["now", "now", "now", "now", "at once", "soon", "later"])
 messages = st.tuples(levels, keys)
+bounds = st.sampled_from([0, 0, 0, 2, 6])
+"""How many messages the producer's queue may hold; 0 is any number."""
 outcomes = st.sampled_from(
     [
         *("done", "done", "retry", "retry soon", "retry later", "retry later"),
-        *("release", "bury", "bury", "cancel"),
+        *("park soon", "park later", "release", "bury", "bury", "cancel"),
     ]
 )
 picks = st.integers(0, 1_000)
 """A choice among whatever there is: the remainder by its number."""
+ends = st.tuples(picks, outcomes, levels)
 some = st.lists(picks, min_size=1, max_size=4)
 limits = st.integers(1, 5)
 OPERATIONS = ["pause", "resume", "resume", "resume", "no limit", "no limit", "no limit", *LIMITS]
 
 #: Name of a step -> how often it is taken, and its arguments.
 STEPS: dict[str, tuple[int, tuple[st.SearchStrategy[Any], ...]]] = {
-    "send_new": (5, (st.lists(messages, min_size=1, max_size=8), delays)),
-    "send_again": (5, (picks, messages, delays, st.booleans())),
+    "send_new": (5, (st.lists(messages, min_size=1, max_size=8), delays, bounds)),
+    "send_again": (5, (picks, messages, delays, st.booleans(), bounds)),
     "repeat_the_last_call": (1, ()),
     "send_from_another_language": (2, (levels, st.booleans())),
-    "fetch": (9, (consumers, st.integers(1, 8), st.booleans(), st.sampled_from([1, 1, 2, 0]))),
+    "fetch": (
+        9,
+        (consumers, st.integers(1, 8), st.booleans(), st.sampled_from([1, 1, 2, 0]), st.booleans()),
+    ),
     "read_as_a_blocked_consumer_does": (2, (consumers,)),
-    "settle": (6, (st.lists(st.tuples(picks, outcomes, levels), min_size=1, max_size=5),)),
+    "settle": (6, (st.lists(ends, min_size=1, max_size=5),)),
+    "settle_beside_a_successor": (2, (picks, delays, outcomes)),
+    "settle_until_one_fails": (3, (consumers, st.lists(ends, min_size=2, max_size=6), picks)),
     "settle_what_was_lost": (4, (picks, outcomes)),
     "renew": (3, (some, st.booleans())),
     "let_leases_run_out": (2, (some,)),
-    "reclaim": (1, (limits,)),
-    "lose_leases": (6, (some, limits)),
+    "reclaim": (1, (limits, claimants)),
+    "lose_leases": (6, (some, limits, claimants)),
+    "lose_worker_after_worker": (
+        3,
+        (consumers, st.lists(picks, max_size=4), st.booleans(), limits, claimants),
+    ),
     "lose_a_consumer": (2, (consumers, levels, limits)),
     "redrive": (2, (some,)),
     "cancel": (2, (picks,)),
@@ -111,12 +128,12 @@ class QueueMachine(RuleBasedStateMachine):
         self.model = Model(MAX_DELIVERIES)
         self.made = 0
         self.seen = read(self.client, self.keys)
-        #: The last call of a producer: token, delay and messages.
-        self.last_call: tuple[str, str, list[NewMessage]] | None = None
+        #: The last call of a producer: token, delay, messages and the queue's bound.
+        self.last_call: tuple[str, str, list[NewMessage], int] | None = None
         #: Every lease that a consumer ever had, with the message's id and key.
         self.leases: list[tuple[Lease, str, str]] = []
         self.read_signals: dict[str, list[bytes]] = {}
-        #: What a consumer got by a blocked read since its last fetch.
+        #: What a consumer has got since its last fetch, and no record was told of.
         self.read_entries: dict[str, list[Handed]] = {}
 
     @rule(step=step)
@@ -140,17 +157,29 @@ class QueueMachine(RuleBasedStateMachine):
         """An entry's fields, unlike any other's."""
         return ["id", id, "actor", "record", "at", str(self.number()), "args", "[]"]
 
-    def send(self, token: str, delay: str, sent: list[NewMessage]) -> None:
-        self.last_call = token, delay, sent
+    def send(self, token: str, delay: str, sent: list[NewMessage], most: int) -> None:
+        self.last_call = token, delay, sent, most
         delay_ms = DELAYS[delay]
+        if self.model.refuses(token, sent, most):
+            note(f"  {token}: {delay} {[m.message_id for m in sent]} are too many for {most}")
+            with pytest.raises(QueueFull) as full:
+                self.call(token, delay_ms, sent, most)
+            assert full.value.depth == len(self.model.at(*LIVE))
+            return
+        known = self.call(token, delay_ms, sent, most)
         if delay_ms is None:
-            known = self.commands.enqueue(QUEUE, token, sent)
             assert known == self.model.enqueue(token, sent)
         else:
-            known = self.commands.schedule(QUEUE, token, delay_ms, sent)
             assert known == self.model.schedule(token, delay != "later", sent)
             self.pass_time(delay_ms)
         note(f"  {token}: {delay} {[m.message_id for m in sent]} -> {known}")
+
+    def call(
+        self, token: str, delay_ms: int | None, sent: list[NewMessage], most: int
+    ) -> list[str]:
+        if delay_ms is None:
+            return self.commands.enqueue(QUEUE, token, sent, max_depth=most)
+        return self.commands.schedule(QUEUE, token, delay_ms, sent, max_depth=most)
 
     def pass_time(self, delay_ms: int) -> None:
         """Until the server's clock has passed a short delay; the long ones never come due."""
@@ -168,12 +197,14 @@ class QueueMachine(RuleBasedStateMachine):
         recorded = self.number() % 3 > 0
         return NewMessage(id, "act", level, claim, successor, recorded, self.fields(id))
 
-    def send_new(self, sent: list[tuple[int, str]], delay: str) -> None:
+    def send_new(self, sent: list[tuple[int, str]], delay: str, most: int) -> None:
         ids = [f"m{self.number()}" for _ in sent]
         made = [self.new(id, level, key) for id, (level, key) in zip(ids, sent, strict=True)]
-        self.send(f"t{self.number()}", delay, made)
+        self.send(f"t{self.number()}", delay, made, most)
 
-    def send_again(self, pick: int, message: tuple[int, str], delay: str, successor: bool) -> None:
+    def send_again(
+        self, pick: int, message: tuple[int, str], delay: str, successor: bool, most: int
+    ) -> None:
         """A message that was there before: alive, finished or dead; a worker's own copy of it."""
         known = [*(copy.id for copy in self.model.copies), *self.model.records]
         running = [copy.id for copy in self.model.at(Place.HELD)]
@@ -181,7 +212,7 @@ class QueueMachine(RuleBasedStateMachine):
         if ids := [id for id in running if id] if successor and running else latest:
             id, (level, key) = choose(ids, pick), message
             made = self.new(id, level, key, successor=successor)
-            self.send(f"t{self.number()}", delay, [made])
+            self.send(f"t{self.number()}", delay, [made], most)
 
     def repeat_the_last_call(self) -> None:
         """A client repeats it when the reply was lost."""
@@ -197,7 +228,9 @@ class QueueMachine(RuleBasedStateMachine):
 
     # ---- workers
 
-    def fetch(self, consumer: str, count: int, lowest: bool, suspects: int) -> None:
+    def fetch(
+        self, consumer: str, count: int, lowest: bool, suspects: int, tell: bool = True
+    ) -> None:
         model = self.model
         closed = model.tokens == 0
         taken = self.read_entries.pop(consumer, [])
@@ -214,11 +247,16 @@ class QueueMachine(RuleBasedStateMachine):
             lowest_first=lowest,
             suspects=suspects,
             taken=taken,
+            tell=tell,
             signals=self.read_signals.pop(consumer, []),
         )
         self.hand_over(consumer, fetched.deliveries, expected)
+        # A worker that takes ahead tells of first deliveries later, or by their settlements.
         for due in expected:
-            model.note_started(due.copy)
+            if tell or due.count > 1:
+                model.note_started(due.copy)
+        if not tell:
+            self.read_entries[consumer] = [d for d in fetched.deliveries if d.lease.count == 1]
         assert fetched.gated is model.gated
         waits = not model.paused and (closed or bool(model.at(Place.SCHEDULED)))
         assert (fetched.due_in_ms is not None) is waits
@@ -258,15 +296,53 @@ class QueueMachine(RuleBasedStateMachine):
 
     def settle(self, ends: list[tuple[int, str, int]]) -> None:
         """In one batch; what is named twice is settled once."""
-        if held := self.model.at(Place.HELD):
-            chosen = [(choose(held, pick), outcome, level) for pick, outcome, level in ends]
-            self.end(
-                [
-                    Settlement(c.lease, c.id, c.key, self.outcome(outcome, c, level), FACTS)
-                    for c, outcome, level in chosen
-                    if c.lease is not None
-                ]
-            )
+        if chosen := self.chosen(ends):
+            self.end(chosen)
+
+    def chosen(self, ends: list[tuple[int, str, int]]) -> list[Settlement]:
+        held = self.model.at(Place.HELD)
+        chosen = [(choose(held, pick), outcome, level) for pick, outcome, level in ends if held]
+        return [
+            Settlement(c.lease, c.id, c.key, self.outcome(outcome, c, level), FACTS)
+            for c, outcome, level in chosen
+            if c.lease is not None
+        ]
+
+    def settle_beside_a_successor(self, pick: int, delay: str, outcome: str) -> None:
+        """A job sends its own message again, and then ends."""
+        if held := [copy for copy in self.model.at(Place.HELD) if copy.id and copy.lease]:
+            copy = choose(held, pick)
+            made = self.new(copy.id, 0, "", successor=True)
+            self.send(f"t{self.number()}", delay, [made], 0)
+            self.compare()
+            end = self.outcome(outcome, copy, 0)
+            self.end([Settlement(copy.lease, copy.id, copy.key, end, FACTS)])
+
+    def settle_until_one_fails(
+        self, consumer: str, ends: list[tuple[int, str, int]], pick: int
+    ) -> None:
+        """A batch, of which one message's record can't be read: it and what follows stays held."""
+        self.operate("resume")
+        self.send_new([(0, ""), (1, "")], "now", 0)
+        self.fetch(consumer, 6, False, 1)
+        batch = self.chosen(ends)
+        named = [settlement.message_id for settlement in batch if settlement.message_id]
+        if not named:
+            return
+        spoilt = choose(named[1:] or named, pick)
+        ended = list(takewhile(lambda settlement: settlement.message_id != spoilt, batch))
+        note(f"  {[s.message_id for s in ended]} end, {spoilt} does not")
+        record = self.keys.job_prefix + spoilt
+        before, ttl_ms = self.client.dump(record), max(0, self.client.pttl(record))
+        self.client.delete(record)
+        self.client.set(record, "no hash")
+        with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+            self.commands.settle(QUEUE, batch)
+        self.client.delete(record)
+        if before is not None:
+            self.client.restore(record, ttl_ms, before)
+        self.model.settle(ended)
+        self.pass_short_delays(ended)
 
     def end(self, settlements: list[Settlement]) -> None:
         replies = self.commands.settle(QUEUE, settlements)
@@ -274,11 +350,15 @@ class QueueMachine(RuleBasedStateMachine):
             end = f"{type(each.outcome).__name__.lower()} {reply.name}"
             note(f"  {each.lease.consumer}: {each.message_id} #{each.lease.count} {end}")
         assert replies == self.model.settle(settlements)
-        if any(isinstance(s.outcome, Retry) and s.outcome.delay_ms == SOON_MS for s in settlements):
+        self.pass_short_delays(settlements)
+
+    def pass_short_delays(self, settlements: list[Settlement]) -> None:
+        delayed = [s.outcome for s in settlements if isinstance(s.outcome, Retry | Park)]
+        if any(outcome.delay_ms == SOON_MS for outcome in delayed):
             self.pass_time(SOON_MS)
 
     def outcome(self, name: str, copy: Copy, level: int) -> Outcome:
-        if not copy.id and name.startswith(("retry", "cancel")):
+        if not copy.id and name.startswith(("retry", "park", "cancel")):
             name = "bury"  # what can't be read is only ever buried or released
         fields = self.fields(copy.id) if copy.id else copy.fields
         made: dict[str, Outcome] = {
@@ -286,6 +366,8 @@ class QueueMachine(RuleBasedStateMachine):
             "retry": Retry(0, level, fields),
             "retry soon": Retry(SOON_MS, level, fields),
             "retry later": Retry(LONG_MS, level, fields),
+            "park soon": Park(SOON_MS),
+            "park later": Park(LONG_MS),
             "release": Release(),
             "cancel": Cancel(),
             "bury": Bury("rejected", "on purpose"),
@@ -343,20 +425,43 @@ class QueueMachine(RuleBasedStateMachine):
             )
             copy.idle = True
 
-    def reclaim(self, limit: int) -> None:
-        """A whole scan in bounded calls."""
-        released = buried = 0
+    def reclaim(self, limit: int, claimant: str) -> None:
+        """A whole scan in bounded calls; a claimant gets what somebody is told of."""
+        released, buried, doomed = 0, 0, []
         position: Position | None = BEGINNING
         while position is not None:
-            done = self.commands.reclaim(QUEUE, LEASE_MS, MAX_DELIVERIES, limit, position)
+            done = self.commands.reclaim(
+                *(QUEUE, LEASE_MS, MAX_DELIVERIES, limit, position),
+                claimant=claimant,
+                told_of=["record"] if claimant else [],
+            )
             released, buried = released + done.released, buried + done.ended
+            doomed += [(each.lease, each.message_id) for each in done.doomed]
             position = done.position
-        note(f"  {released} released, {buried} buried")
-        assert (released, buried) == self.model.reclaim()
+        note(f"  {released} released, {buried} buried, {len(doomed)} {claimant}'s to bury")
+        *counts, left = self.model.reclaim(claimant)
+        assert [released, buried] == counts
+        assert sorted(doomed, key=str) == sorted(((c.lease, c.id) for c in left), key=str)
+        self.leases += [(lease, copy.id, copy.key) for copy in left if (lease := copy.lease)]
 
-    def lose_leases(self, some: list[int], limit: int) -> None:
+    def lose_leases(self, some: list[int], limit: int, claimant: str) -> None:
         self.let_leases_run_out(some)
-        self.reclaim(limit)
+        self.reclaim(limit, claimant)
+
+    def lose_worker_after_worker(
+        self, consumer: str, lost: list[int], ahead: bool, limit: int, claimant: str
+    ) -> None:
+        """Some job kills them; one of those that are taken with it may be cancelled or parked."""
+        for pick in lost:
+            self.fetch(consumer, 8, False, 1, tell=not ahead)
+            self.compare()
+            if pick % 3 == 1:
+                self.cancel(pick)
+            elif pick % 3 == 2:
+                self.settle([(pick, "park soon", 0)])
+            self.let_run_out(self.model.at(Place.HELD))
+            self.reclaim(limit, claimant)
+            self.compare()
 
     def lose_a_consumer(self, consumer: str, level: int, limit: int) -> None:
         released = buried = 0
@@ -482,6 +587,10 @@ class QueueMachine(RuleBasedStateMachine):
             if record.state is not None and record.recorded:
                 assert id in self.seen.recent[record.state]
             assert record.state is not None or fields.get("dedup", "") == record.key
+            if record.state is None and id not in model.uncounted:
+                assert int(fields.get("others", 0)) == record.copies - 1
+                assert int(fields.get("unsettled", 0)) == record.unsettled
+                assert ("started" in fields) is record.started or record.several
         assert self.seen.dedup == model.holders()
         assert self.seen.lapsing == model.lapsing()
         # The model is held to the promise as well: alive as long as a copy is.

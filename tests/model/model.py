@@ -14,7 +14,7 @@ from broker.delivery import SUSPECT_FROM, Lease
 from broker.entry import Fields
 from broker.limits import QueueLimit
 from broker.new_message import NewMessage
-from broker.outcome import Bury, Cancel, Done, Outcome, Release, Retry, Settled
+from broker.outcome import Bury, Cancel, Done, Outcome, Park, Release, Retry, Settled
 from broker.settlement import Settlement
 
 SIGNALS_KEPT = 64
@@ -77,6 +77,10 @@ class Record:
     lapses: bool = False
     #: Somebody wants the job that runs cancelled.
     cancel: bool = False
+    #: Deliveries that ended unsettled before the job was parked: they count on.
+    unsettled: int = 0
+    #: It was told that its job has begun.
+    started: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,15 @@ class Model:
 
     # ---- producers
 
+    def refuses(self, token: str, messages: Sequence[NewMessage], most: int) -> bool:
+        """Whether a queue that may hold so many (0: any number) has no room for these.
+
+        A job's own copy of itself, and the repeat of a call that was let in, find room.
+        """
+        known = {id for id, record in self.records.items() if record.token == token}
+        let_in = any(m.successor or m.message_id in known for m in messages)
+        return 0 < most < len(self.at(*LIVE)) + len(messages) and not let_in
+
     def _admit(self, token: str, message: NewMessage) -> tuple[str, bool]:
         id, key = message.message_id, message.claim.key if message.claim else ""
         record = self.records.get(id)
@@ -158,7 +171,10 @@ class Model:
         cancel = kept and record is not None and record.cancel
         several = copies > 1 or (kept and record is not None and record.several)
         lapses = message.claim is not None and message.claim.ttl_ms > 0
-        self.records[id] = Record(token, key, None, copies, recorded, several, lapses, cancel)
+        unsettled = record.unsettled if kept and record is not None else 0
+        self.records[id] = Record(
+            token, key, None, copies, recorded, several, lapses, cancel, unsettled
+        )
         return id, True
 
     def enqueue(self, token: str, messages: Iterable[NewMessage]) -> list[str]:
@@ -256,7 +272,8 @@ class Model:
     def note_started(self, copy: Copy) -> None:
         """The records hear of a delivery; what another language wrote gets its own now."""
         if copy.id:
-            self.records.setdefault(copy.id, Record(""))
+            record = self.records.setdefault(copy.id, Record(""))
+            record.started = record.started or record.recorded
 
     def owner(self, lease: Lease) -> Copy | None:
         return next((copy for copy in self.at(Place.HELD) if copy.lease == lease), None)
@@ -288,15 +305,20 @@ class Model:
                 self._finish(copy, "completed")
             case Cancel():
                 self._cancelled(copy)
-            case Retry() | Release() if self._to_be_cancelled(copy):
+            case Retry() | Park() | Release() if self._to_be_cancelled(copy):
                 self._cancelled(copy)
             case Retry(delay_ms, level, fields):
-                self.records.setdefault(copy.id, Record(""))  # another language's had none
+                record = self.records.setdefault(copy.id, Record(""))  # another language's had none
+                record.unsettled, record.started = 0, False
                 copy.level, copy.fields = level, fields
                 if delay_ms:
                     self._set_aside(copy, due=delay_ms < 1_000)
                 else:
                     self._append(copy)
+            case Park(delay_ms):
+                record = self.records.setdefault(copy.id, Record(""))
+                record.unsettled, record.started = record.unsettled + copy.count - 1, False
+                self._set_aside(copy, due=delay_ms < 1_000)
             case Release():
                 copy.place, copy.count, copy.idle = Place.RELEASED, copy.count - 1, False
                 self._owe(1)
@@ -348,10 +370,26 @@ class Model:
 
     # ---- the keeper
 
-    def reclaim(self) -> tuple[int, int]:
+    def reclaim(self, claimant: str = "") -> tuple[int, int, list[Copy]]:
+        """Those that are the claimant's now come last: it is to bury them, and tells of it."""
+        # A copy that waits is looked at again: another one's deliveries may have been added.
+        waiting = [c for c in self.at(Place.RELEASED) if c.idle and self._is_doomed(c)]
+        expired = [copy for copy in self.at(Place.HELD) if copy.idle] + waiting
+        doomed = []
         for copy in self.at(Place.RELEASED):
-            copy.idle = False
-        return self._take_back([copy for copy in self.at(Place.HELD) if copy.idle])
+            copy.idle = copy in waiting
+        for copy in expired:
+            if claimant and copy.id and self._is_doomed(copy) and not self._to_be_cancelled(copy):
+                copy.lease = Lease(copy.level, copy.entry_id, copy.count, claimant)
+                copy.place, copy.idle = Place.HELD, False
+                doomed.append(copy)
+        return *self._take_back([copy for copy in expired if copy.idle]), doomed
+
+    def _deliveries(self, copy: Copy) -> int:
+        return copy.count + (self.records[copy.id].unsettled if copy.id in self.records else 0)
+
+    def _is_doomed(self, copy: Copy) -> bool:
+        return self._deliveries(copy) >= self.max_deliveries
 
     def reclaim_consumer(self, level: int, consumer: str) -> tuple[int, int]:
         held = self.stream(level, Place.HELD)
@@ -364,7 +402,8 @@ class Model:
             if self._to_be_cancelled(copy):
                 self._cancelled(copy)
                 buried += 1
-            elif copy.count >= self.max_deliveries:
+            elif self._is_doomed(copy):
+                copy.count = self._deliveries(copy)
                 record = self.records.get(copy.id)
                 key = record.key if record is not None else ""
                 error = f"delivered {copy.count} times and never settled: it may kill its worker"

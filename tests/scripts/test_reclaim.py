@@ -50,6 +50,20 @@ def test_what_was_released_before_is_no_news(scripts: Scripts) -> None:
     assert scripts.pending() == [(handed.lease.entry_id, "~released", 1)]
 
 
+def test_what_waits_and_is_buried_for_deliveries_of_another_copy_was_not_released(
+    scripts: Scripts,
+) -> None:
+    scripts.enqueue("m", "expired")
+    waiting, expired = scripts.take()
+    scripts.release(waiting, 1)
+    released = msgspec.structs.replace(waiting.lease, consumer="~released")
+    scripts.age(msgspec.structs.replace(waiting, lease=released), expired)
+    # As a parked copy of it adds them.
+    scripts.client.hset(scripts.keys.job_prefix + "m", "unsettled", MAX - 1)
+    assert reclaim(scripts) == (1, 1)
+    assert scripts.letters() == [b"m"]
+
+
 def test_an_entry_delivered_too_often_is_buried_with_the_evidence(scripts: Scripts) -> None:
     scripts.age(scripts.hold(scripts.new("killer", key="k"), MAX))
     before = scripts.now_ms()
