@@ -23,7 +23,7 @@ class Untold:
     def add(self, handed: Iterable[Handed], *, wait_s: float = 0.0) -> None:
         """Tell of these by the next fetch, or by one after a while."""
         due = time.monotonic() + wait_s
-        self._rows |= {each.lease: (due, each.noted()) for each in handed}
+        self._rows |= {each.lease: (due, each) for each in handed}
 
     def any(self) -> bool:
         """Whether there is something that has not ended."""
