@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from typing import Final
+from collections.abc import Collection, Mapping
+from typing import Any, Final
 
 from broker.errors import InvalidOption
 
 #: Dramatiq's own rule for the name of a queue.
 QUEUE_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9._-]*")
+
+_OF_JSON: Final = (str, int, float, type(None), list, tuple, dict)
+#: Options of Dramatiq's Pipelines and GroupCallbacks: messages that are sent after this one.
+_NEXT: Final = ("pipe_target", "group_completion_callbacks")
 
 
 def check_int(name: str, value: object, least: int, most: int | None = None) -> int:
@@ -25,6 +29,20 @@ def check_text(name: str, value: object) -> str:
     if not isinstance(value, str) or not value:
         raise InvalidOption(name, value, "must be a non-empty string")
     return value
+
+
+def check_json(options: Mapping[str, Any]) -> None:
+    """They are what JSON has: what it makes of anything else is no such option any longer.
+
+    So are those of the messages that a pipeline's or a group's option holds.
+    """
+    for name, value in options.items():
+        if not isinstance(value, _OF_JSON):
+            raise InvalidOption(name, value, "must be text, a number, a list or an object of JSON")
+        if name in _NEXT:
+            for following in value if isinstance(value, list) else [value]:
+                if isinstance(following, dict):
+                    check_json(following.get("options") or {})
 
 
 def check_choice(name: str, value: object, known: Collection[str]) -> None:

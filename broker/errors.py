@@ -160,6 +160,10 @@ class ServerRefused(ConnectionFailed):
         super().__init__(message)  # type: ignore[no-untyped-call]  # Dramatiq leaves it untyped
 
 
+class DatabaseRefused(ServerRefused):
+    """The server has no database of this number."""
+
+
 class ServerTooOld(ServerRefused):
     """The server lacks commands or script flags that the transitions need."""
 
@@ -227,6 +231,9 @@ _TRANSIENT_CODES = (
     "UNBLOCKED",
 )
 
+# Of SELECT when a connection is made; a cluster knows number 0 alone.
+_NO_DATABASE = ("DB index is out of range", "SELECT is not allowed in cluster mode")
+
 _DENIED = (redis.AuthenticationError, redis.exceptions.NoPermissionError)
 #: The last two: of a command in a script, on Redis and on Valkey; a script may put a place before.
 _DENIED_TEXT = re.compile(
@@ -251,6 +258,7 @@ class translated:  # noqa: N801 - a with statement reads it as a verb
       CertificateRefused: one side does not trust the other's certificate.
       ServerOutOfMemory: the server is at maxmemory.
       ClusterClientRequired: the key is on another node of a cluster.
+      DatabaseRefused: the server has no database of the client's number.
       ConnectionClosed: anything that may pass by itself.
     """
 
@@ -281,6 +289,8 @@ def _translation(error: BaseException) -> Exception | None:
         return None
     if is_denial(error):
         return AuthenticationRefused(f"the server refused access: {error}")
+    if str(error).startswith(_NO_DATABASE):
+        return DatabaseRefused(f"the server has no such database: {error}")
     return ConnectionClosed(error) if str(error).startswith(_TRANSIENT_CODES) else None
 
 

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 from dramatiq.common import current_millis
+from dramatiq.encoder import JSONEncoder
 from dramatiq.errors import BrokerConnectionError
-from dramatiq.message import Message
+from dramatiq.message import Message, get_encoder
 
 from broker import current, entry
-from broker.checks import check_int
+from broker.checks import check_int, check_json, check_text
 from broker.dead_routing import forwarded
-from broker.errors import MessageTooLarge
+from broker.errors import InvalidOption, MessageTooLarge
 from broker.in_flight import InFlight
 from broker.new_message import NewMessage
 from broker.options import Options
@@ -199,6 +200,7 @@ class Producer:
 
     def _new(self, message: Message[Any]) -> NewMessage:
         here = self._in_flight.get(message.queue_name)
+        _check(message)
         held = None if here is None else here.holds(message.message_id)
         if held is not None:
             held.requeued = True
@@ -211,6 +213,16 @@ class Producer:
             self._options.recorded(message),
             self.encode(message),
         )
+
+
+def _check(message: Message[Any]) -> None:
+    """Refuse what can be written here and not be read again by a worker."""
+    check_text("message_id", message.message_id)
+    if type(message.message_timestamp) is not int:
+        rule = "must be an integer, unix ms"
+        raise InvalidOption("message_timestamp", message.message_timestamp, rule)
+    if message.options and type(get_encoder()) is JSONEncoder:
+        check_json(message.options)
 
 
 def _whole_ms(delay: float) -> int:
@@ -228,8 +240,9 @@ def _parts(new: list[NewMessage]) -> Iterator[list[NewMessage]]:
     """What goes into one script each: all of them, unless they are large."""
     begin, size = 0, 0
     for end, message in enumerate(new):
-        size += sum(map(len, message.fields))
-        if size > _BATCH_BYTES and end > begin:
+        added = sum(map(len, message.fields))
+        if end > begin and size + added > _BATCH_BYTES:
             yield new[begin:end]
-            begin, size = end, sum(map(len, message.fields))
+            begin, size = end, 0
+        size += added
     yield new[begin:]

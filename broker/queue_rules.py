@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
 from broker.checks import check_int
+from broker.errors import InvalidOption
 from broker.limits import QueueDepth, QueueLimit
 from broker.retention import DeadRetention, Retention
 
@@ -31,11 +32,12 @@ class QueueRules:
         dead_message_ttl: int,
         retention: Rules[Retention],
     ) -> None:
-        for queue, most in () if concurrency is None else concurrency.items():
+        for queue, most in _rules("concurrency", concurrency):
             check_int(f"concurrency[{queue!r}]", most, 1)
-        _check("limits", limits, global_concurrency=1, rate=1, per_ms=1)
-        _check("depths", depths, max_depth=1, block_ms=0)
-        _check("dead_letters", dead_letters, age_ms=0, count=0)
+        _check("limits", limits, QueueLimit, global_concurrency=1, rate=1, per_ms=1)
+        _check("depths", depths, QueueDepth, max_depth=1, block_ms=0)
+        _check("dead_letters", dead_letters, DeadRetention, age_ms=0, count=0)
+        _check("retention", retention, Retention)
         self._concurrency = concurrency
         self._limits = limits
         self._depths = depths
@@ -66,8 +68,18 @@ class QueueRules:
         return Retention() if found is None else found
 
 
-def _check(name: str, rules: Rules[Any], **least: int) -> None:
-    for queue, rule in () if rules is None else rules.items():
+def _rules(name: str, rules: Rules[Any]) -> Iterable[tuple[str, Any]]:
+    if rules is None:
+        return ()
+    if not isinstance(rules, Mapping):
+        raise InvalidOption(name, rules, "must be a mapping of queues' names")
+    return rules.items()
+
+
+def _check(name: str, rules: Rules[Any], kind: type[Any], **least: int) -> None:
+    for queue, rule in _rules(name, rules):
+        if not isinstance(rule, kind):
+            raise InvalidOption(f"{name}[{queue!r}]", rule, f"must be a {kind.__name__}")
         for bound, at_least in least.items():
             value = getattr(rule, bound)
             if value is not None:

@@ -6,7 +6,13 @@ from enum import IntEnum
 
 from dramatiq.errors import BrokerConnectionError
 
-from broker.errors import AuthenticationRefused, CertificateRefused, HeadraceError, SettingsError
+from broker.errors import (
+    AuthenticationRefused,
+    CertificateRefused,
+    DatabaseRefused,
+    HeadraceError,
+    SettingsError,
+)
 
 
 class Exit(IntEnum):
@@ -45,7 +51,7 @@ def code_of(error: Exception) -> Exit:
             return Exit.NOT_FOUND
         case TimeoutError():
             return Exit.TIMED_OUT
-        case SettingsError() | ValueError():  # an option, a payload
+        case SettingsError() | DatabaseRefused() | ValueError():  # an option, a payload
             return Exit.USAGE
         case AuthenticationRefused() | CertificateRefused():
             return Exit.DENIED

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import socket
+from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import dramatiq
@@ -14,6 +17,7 @@ from dramatiq.errors import ActorNotFound, BrokerConnectionError, ConnectionClos
 
 from broker import (
     AuthenticationRefused,
+    DatabaseRefused,
     EvictionPolicyRefused,
     HeadraceError,
     InvalidOption,
@@ -98,6 +102,43 @@ def test_a_delay_that_is_no_duration_is_refused(streams: StreamsBroker, delay: A
     assert is_empty(streams)
 
 
+OF_NO_JSON: list[object] = [timedelta(seconds=5), Decimal(1), {1, 2}, b"bytes", Message]
+
+
+@pytest.mark.parametrize("value", OF_NO_JSON, ids=repr)
+def test_an_option_that_is_no_json_is_refused_and_not_made_into_something_else(
+    streams: StreamsBroker, value: object
+) -> None:
+    with pytest.raises(InvalidOption, match="time_limit") as refusal:
+        streams.enqueue(message(time_limit=value))
+    assert refusal.value.value is value
+    assert is_empty(streams)
+
+
+@pytest.mark.parametrize("option", ["pipe_target", "group_completion_callbacks"])
+def test_an_option_that_is_no_json_is_refused_before_a_pipeline_or_a_group_begins(
+    streams: StreamsBroker, option: str
+) -> None:
+    following = message(delay=timedelta(seconds=5)).asdict()
+    options: dict[str, Any] = {option: following if option == "pipe_target" else [following]}
+    first = message(**options)
+    with pytest.raises(InvalidOption, match="delay"):
+        streams.enqueue(first)
+    assert is_empty(streams)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("message_id", 7), ("message_id", ""), ("message_timestamp", 1.5)]
+)
+def test_a_message_that_no_worker_could_read_is_refused(
+    streams: StreamsBroker, field: str, value: Any
+) -> None:
+    with pytest.raises(InvalidOption, match=field) as refusal:
+        streams.enqueue(dataclasses.replace(message(), **{field: value}))
+    assert refusal.value.value == value
+    assert is_empty(streams)
+
+
 @pytest.mark.parametrize("delay", [None, 1000], ids=["now", "delayed"])
 def test_a_message_over_the_limit_is_refused_at_the_producer(
     streams: StreamsBroker, delay: int | None
@@ -135,6 +176,11 @@ OPTIONS: list[tuple[str, object]] = [
     ("namespace", ""),
     ("concurrency", {"work": 0}),
     ("concurrency", {"work": "2"}),
+    ("concurrency", 5),
+    ("limits", {"work": 5}),
+    ("depths", {"work": 5}),
+    ("dead_letters", {"work": 5}),
+    ("retention", {"work": 5}),
 ]
 
 
@@ -173,6 +219,16 @@ def test_an_unknown_keyword_is_refused() -> None:
 def test_a_url_that_is_none_is_refused_at_construction(url: str) -> None:
     with pytest.raises(ValueError, match=r"(?i)url|port"):
         StreamsBroker(url=url)
+
+
+def test_a_database_that_the_server_does_not_have_is_refused(
+    server: EmbeddedValkey, new_broker: NewBroker
+) -> None:
+    streams = new_broker("streams", f"{server.url.rpartition('/')[0]}/4000")
+    assert isinstance(streams, StreamsBroker)
+    for ask in (streams.inspector.queues, lambda: streams.enqueue(message())):
+        with pytest.raises(DatabaseRefused, match="DB index is out of range"):
+            ask()
 
 
 def test_a_client_that_decodes_is_refused(server: EmbeddedValkey) -> None:
