@@ -338,6 +338,12 @@ class Commands(RecordCommands, LetterCommands, LimitCommands, NoticeCommands, Op
             for start in range(0, len(gone), _REAPED_PER_CALL)
         )
 
+    def leave(self, queue: str, consumer: str) -> None:
+        """Forget a consumer that reads no more wherever on the queue it holds nothing."""
+        k = self.keys(queue)
+        streams = range(-1, len(k.ready))
+        self._run("reap", (k.wake, *k.ready), *(_pack((stream, consumer)) for stream in streams))
+
 
 def _hand_back(k: QueueKeys) -> tuple[str, ...]:
     return (

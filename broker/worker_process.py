@@ -122,8 +122,16 @@ class WorkerProcess:
                 for delivery in held.drain():
                     self._settle_released(queue, delivery)
         finally:
-            if self._threads is not None:
-                self._threads.stop()
+            if self._threads is not None and self._threads.stop():
+                self._leave()
+
+    def _leave(self) -> None:
+        """Have the server forget this worker where it holds nothing; others would in two leases."""
+        try:
+            for queue in self.queues:
+                self._broker.commands.leave(queue, self.name)
+        except BrokerConnectionError as error:
+            self._broker.logger.warning("This worker stays known for a while: %s", error)
 
     # -- What it holds ----------------------------------------------------------------
 
@@ -220,7 +228,7 @@ class WorkerProcess:
                 self.running.cancel(delivery)
 
     def finish(self, message: MessageProxy, *, failed: bool) -> None:
-        """Settle a delivery that Dramatiq acknowledged or rejected; returns at once."""
+        """Settle a delivery that was acknowledged or rejected; with a Worker it returns at once."""
         if not isinstance(message, Delivery):
             raise TypeError(f"{message!r} was not delivered by this broker")
         if not self.in_flight(message.queue_name).remove(message):
@@ -240,13 +248,15 @@ class WorkerProcess:
         self.settle(delivery.queue_name, self._endings.settlement(delivery, outcome))
 
     def settle(self, queue: str, settlement: Settlement) -> None:
-        """Have the end of a delivery written; returns at once."""
+        """Have the end of a delivery written; with a Worker it returns at once."""
         self.suspects.free(settlement.lease)
         if isinstance(settlement.outcome, Bury):
             settlement = self._routing.routed(queue, settlement, settlement.outcome)
-        if self._threads is None:
-            raise RuntimeError("deliveries exist only while a worker runs")
-        self._threads.settler.put(queue, settlement)
+        if self._threads is None:  # somebody consumes without a Worker, and waits for it
+            kept = self._rules.retention(queue).completed
+            self._broker.commands.settle(queue, [settlement], kept, self.deliver)
+        else:
+            self._threads.settler.put(queue, settlement)
 
     # -- Flows ------------------------------------------------------------------------
 

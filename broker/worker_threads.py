@@ -74,10 +74,14 @@ class WorkerThreads:
         self.keeper.revive()
         self.courier.revive()
 
-    def stop(self) -> None:
-        """Write and deliver what is left, for a few seconds in all if that takes so long."""
+    def stop(self) -> bool:
+        """Write and deliver what is left, for a few seconds in all if that takes so long.
+
+        Returns False if some settlements stay unwritten.
+        """
         deadline = time.monotonic() + _FLUSH_S
-        self.settler.stop(_FLUSH_S)
+        written = self.settler.stop(_FLUSH_S)
         self.courier.stop(max(0.0, deadline - time.monotonic()))
         self.keeper.stop()
         self._cancel_listener.stop()
+        return written

@@ -10,7 +10,7 @@ from tests.conftest import NewBroker, StartWorker
 from tests.waiting import eventually
 
 
-def test_a_consumer_is_live_while_the_server_hears_of_it(
+def test_a_worker_is_live_until_it_stops(
     server: EmbeddedValkey, new_broker: NewBroker, start_worker: StartWorker
 ) -> None:
     broker = new_broker("streams", server.url)
@@ -21,8 +21,20 @@ def test_a_consumer_is_live_while_the_server_hears_of_it(
     live = broker.inspector.live_consumers
     eventually(lambda: live("mail", 60_000), lambda count: count == 1, what="a live consumer")
     worker.stop()
-    # The server still knows it, since nobody has reaped it.
-    assert live("mail", 60_000) == 1
+    assert live("mail", 60_000) == 0
+    assert broker.inspector.workers() == []
+
+
+def test_a_consumer_is_live_while_the_server_hears_of_it(
+    server: EmbeddedValkey, client: redis.Redis, new_broker: NewBroker
+) -> None:
+    broker = new_broker("streams", server.url)
+    assert isinstance(broker, StreamsBroker)
+    stream = broker.commands.keys("mail").ready[0]
+    client.xgroup_create(stream, "workers", "0", mkstream=True)
+    client.xgroup_createconsumer(stream, "workers", "killed")
+    live = broker.inspector.live_consumers
+    assert live("mail", 60_000) == 1, "nobody has reaped it"
     eventually(lambda: live("mail", 50), lambda count: count == 0, what="no live consumer")
 
 

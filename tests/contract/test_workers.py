@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 
 import dramatiq
-from dramatiq import Broker
+from dramatiq import Broker, Message
 from dramatiq.middleware import Middleware
 
 from tests.conftest import StartWorker
 from tests.contract.recording import Seen
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE_S, QUIET_S, wait_for
+
+TIMEOUT_MS, QUIET_MS = int(PATIENCE_S * 1000), int(QUIET_S * 1000)
 
 
 def test_a_worker_takes_only_the_queues_it_was_given(
@@ -173,3 +175,26 @@ def test_a_middleware_added_late_hears_of_the_queues_declared_before(broker: Bro
     declarations = Declarations()
     broker.add_middleware(declarations)
     assert declarations.after == ["letters"]
+
+
+def test_messages_are_consumed_and_acknowledged_without_a_worker(broker: Broker) -> None:
+    broker.declare_queue("work")
+    for number in range(3):
+        broker.enqueue(Message("work", "nobody", (number,), {}, {}))
+    consumer = broker.consume("work", prefetch=3, timeout=QUIET_MS)
+    taken = [next(consumer) for _ in range(3)]
+    assert [each.args for each in taken if each is not None] == [(0,), (1,), (2,)]
+    first, second, third = taken
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    consumer.ack(first)
+    consumer.nack(second)
+    consumer.requeue([third])
+    again = next(consumer)
+    assert again is not None
+    assert again.args == (2,)
+    consumer.ack(again)
+    assert next(consumer) is None
+    broker.join("work", timeout=TIMEOUT_MS)
+    consumer.close()
