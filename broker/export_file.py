@@ -44,7 +44,10 @@ class Left(msgspec.Struct, frozen=True, kw_only=True):
 @contextmanager
 def written(path: Path, namespace: str) -> Iterator[Callable[[Left], None]]:
     """Gives what writes one message; the file is there when all are, closed to others."""
-    handle, name = tempfile.mkstemp(dir=path.resolve().parent, prefix=f".{path.name}.")
+    try:
+        handle, name = tempfile.mkstemp(dir=path.resolve().parent, prefix=f".{path.name}.")
+    except OSError as error:  # it would name a file that nobody has asked for
+        raise type(error)(error.errno, error.strerror, str(path)) from error
     count = 0
 
     def write(left: Left) -> None:

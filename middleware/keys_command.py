@@ -12,10 +12,9 @@ import typer
 
 from broker.cli.application import application
 from broker.cli.completion import queues
-from broker.cli.exits import Exit
+from broker.cli.exits import Exit, Failed
 from broker.cli.output import AsJson, counted, said, show
 from broker.cli.queues import known
-from broker.errors import SettingsError
 from broker.resealing import Resealer
 from middleware.key_file import activate, add_key
 from middleware.keyring import KeyRing, new_key
@@ -55,7 +54,7 @@ def check(ctx: typer.Context, as_json: AsJson = False) -> None:
     """Read the keys as a worker would; print their names and check values, never the keys."""
     ring = KeyRing.from_settings(application(ctx).settings.encryption)
     if ring is None:
-        raise SettingsError("HEADRACE_KEYS", None, "must be set, or a key file: there are no keys")
+        raise Failed("there are no keys: set HEADRACE_KEYS, or name a key file", Exit.USAGE)
     rows = [{"id": key.id, "check": key.check.hex(), "active": key is ring.active} for key in ring]
     columns = ("key", "check", "active")
     show(rows, as_json, columns, [tuple(row.values()) for row in rows])

@@ -166,9 +166,9 @@ def show_summary(
     elapsed_s: float,
 ) -> None:
     """The table, a line for each check, what else is worth knowing, and every fault by name."""
-    table = Table(title="Queues", title_justify="left")
+    table = Table(title="Queues", title_justify="left", box=None, pad_edge=False)
     table.add_column("queue", no_wrap=True)
-    for name in ("jobs", "done", "retried", "redelivered", "dead", "jobs/s", "wait p50", "p99"):
+    for name in ("jobs", "done", "retried", "again", "dead", "jobs/s", "wait p50", "p99"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in summarise(workload, evidence):
         table.add_row(
@@ -188,7 +188,7 @@ def _notes(
 ) -> Iterator[str]:
     yield (
         "jobs/s: first wave, first start to last end. wait: enqueued (or due) to first start, "
-        "without the last wave, which waits for restarts."
+        "without the last wave, which waits for restarts. again: delivered again after a crash."
     )
     late = [
         started_ms - evidence.due_ms[job.id]

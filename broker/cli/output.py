@@ -11,6 +11,7 @@ from typing import Annotated, Final, TypeAlias
 
 import msgspec
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -22,6 +23,10 @@ AsJson: TypeAlias = Annotated[
 ]
 
 _PIPED_WIDTH: Final = 10_000
+#: Between two columns of a table.
+_GAP: Final = 2
+#: What a table's last column, the longest text, has at the least.
+_LEAST_OF_THE_LAST: Final = 24
 
 
 def console() -> Console:
@@ -47,16 +52,45 @@ def show(
     *,
     none: str = "none",
 ) -> None:
-    """The value as JSON, or the rows as a table."""
+    """The value as JSON, or the rows as a table; where that is too wide, each row's facts."""
     if as_json:
         emit(value)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(part) for part in row))
-    console().print(table if table.row_count else Text(none))
+    out = console()
+    cells = [[_cell(part) for part in row] for row in rows]
+    if not cells:
+        out.print(Text(none))
+    elif _fits(columns, cells, out.width):
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in columns[:-1]:
+            table.add_column(column, no_wrap=True)
+        table.add_column(columns[-1], overflow="fold")
+        for row in cells:
+            table.add_row(*row)
+        out.print(table)
+    else:
+        for number, row in enumerate(cells):
+            out.print(*[""] * bool(number), _pairs(zip(columns, row, strict=True)), sep="\n")
+
+
+def _fits(columns: Sequence[str], rows: Sequence[Sequence[Text]], width: int) -> bool:
+    """Whether no column but the last has to be folded, and that one has room enough."""
+    *widths, last = (
+        max(cell_len(column), *(row[number].cell_len for row in rows))
+        for number, column in enumerate(columns)
+    )
+    return sum(widths) + _GAP * len(widths) + min(last, _LEAST_OF_THE_LAST) <= width
+
+
+def _pairs(pairs: Iterable[tuple[str, Text]]) -> Table:
+    """Facts one a line; those that are empty are left out."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, fact in pairs:
+        if fact:
+            table.add_row(name, fact)
+    return table
 
 
 def facts(value: object, as_json: bool, pairs: Mapping[str, object]) -> None:
@@ -64,13 +98,7 @@ def facts(value: object, as_json: bool, pairs: Mapping[str, object]) -> None:
     if as_json:
         emit(value)
         return
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, fact in pairs.items():
-        if fact is not None and fact != "":
-            table.add_row(name, _cell(fact))
-    console().print(table)
+    console().print(_pairs((name, _cell(fact)) for name, fact in pairs.items()))
 
 
 def said(value: object, as_json: bool, sentence: str) -> None:

@@ -99,9 +99,11 @@ def _screen(look: Stats) -> Table:
         title=f"{len(live)} workers, {busy} jobs in flight; server memory {memory}",
         title_justify="left",
         box=None,
+        pad_edge=False,
     )
-    for column in ("queue", "ready", "scheduled", "in flight", "dead", "in/s", "out/s", "oldest"):
-        table.add_column(column, justify="left" if column == "queue" else "right")
+    table.add_column("queue", overflow="fold")
+    for column in ("ready", "scheduled", "in flight", "dead", "in/s", "out/s", "oldest"):
+        table.add_column(column, justify="right", no_wrap=True)
     table.add_column("")
     for row in look.queues:
         info = row.queue

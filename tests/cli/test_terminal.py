@@ -64,6 +64,27 @@ def test_the_live_screen_is_drawn_again_until_ctrl_c(
     assert "Traceback" not in terminal.shown
 
 
+def test_a_list_too_wide_for_the_terminal_shows_each_rows_facts_below_one_another(
+    environment: dict[str, str], broker: StreamsBroker
+) -> None:
+    sent = broker.enqueue(Message("mail", "deliver", (), {}, {}))
+    jobs = [HEADRACE, "jobs", "ls", "mail"]
+    with at_terminal(jobs, {**environment, "COLUMNS": "80"}) as terminal:
+        assert terminal.ended() == 0
+    rows = [line.split() for line in _plain(terminal.shown).splitlines()]
+    assert rows[:2] == [["id", sent.message_id], ["actor", "deliver"]]
+    assert "ended" not in terminal.shown, "what is empty is left out"
+    with at_terminal(jobs, environment) as terminal:
+        assert terminal.ended() == 0
+    header, row, *_ = _plain(terminal.shown).splitlines()
+    assert header.split()[:2] == ["id", "actor"]
+    assert row.split()[:2] == [sent.message_id, "deliver"]
+
+
+def _plain(shown: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", shown)
+
+
 def test_an_interrupted_redrive_shows_how_far_it_came_and_goes_on(
     environment: dict[str, str], broker: StreamsBroker
 ) -> None:
