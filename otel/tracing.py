@@ -13,7 +13,7 @@ from dramatiq.middleware import Middleware
 from opentelemetry import context as active
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace.sampling import ParentBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import Span, SpanKind, TracerProvider
 
 from broker import StreamsBroker
@@ -239,7 +239,7 @@ class RunEnding(Middleware):
 def _obeys(provider: TracerProvider) -> bool:
     sampler = getattr(provider, "sampler", None)
     # A ParentBased asks another sampler about each kind of parent, and says which.
-    return (
+    return sampler is ALWAYS_OFF or (
         isinstance(sampler, ParentBased)
         and "remoteParentNotSampled:AlwaysOffSampler" in sampler.get_description()  # type: ignore[no-untyped-call]
     )
