@@ -109,9 +109,13 @@ class CommandLine:
         self._process.send_signal(number)
 
     def kill_everything(self) -> None:
-        """SIGKILL to the main process and all workers at once, as a machine that loses power."""
+        """SIGKILL to the main process and all workers at once, as a machine that loses power.
+
+        Returns when all have gone: until then the server may still answer one of them.
+        """
         _signal_group(self._group, signal.SIGKILL)
         self._process.wait(PATIENCE_S)
+        self._reader.join(PATIENCE_S)
 
     def wait(self, timeout_s: float = PATIENCE_S) -> int:
         """The exit code of the main process.
