@@ -49,8 +49,17 @@ def suspend_account(account: Account) -> None:
 
 
 @job(queue_name=_QUEUE)
-def resume_account(account: Account) -> None:
-    """The inverse."""
+def reinstate_account(account: Account) -> None:
+    """Undo every step before the messages are erased, also one that failed half way.
+
+    The copies go back where the files were, and the account takes part again.
+    """
+    storage = Storage(application.storage.url)
+    copies = storage.list(account.trash)
+    for copy in copies:
+        storage.write(f"{account.folder}{copy.removeprefix(account.trash)}", storage.read(copy))
+    for copy in copies:  # not before all are back: interrupted, it is repeated
+        storage.remove(copy)
     _suspended("srem", account)
 
 
@@ -70,14 +79,6 @@ def remove_files(account: Account, paths: list[str]) -> None:
     storage = Storage(application.storage.url)
     for path in paths:
         storage.remove(path)
-
-
-@job(queue_name=_QUEUE)
-def restore_files(account: Account) -> None:
-    """Put the copies back where the files were."""
-    storage = Storage(application.storage.url)
-    for copy in storage.list(account.trash):
-        storage.write(f"{account.folder}{copy.removeprefix(account.trash)}", storage.read(copy))
 
 
 @job(queue_name=_QUEUE)

@@ -11,9 +11,8 @@ from actors.accounts import (
     Account,
     discard_copies,
     erase_messages,
+    reinstate_account,
     remove_files,
-    restore_files,
-    resume_account,
     set_files_aside,
     suspend_account,
 )
@@ -26,22 +25,18 @@ from pipelines.flow import Flow
 def account_cleanup(user_id: str, *, email: str, operator_id: str) -> Flow:
     """The flow that removes what there is of a user; start it with :func:`pipelines.flows.start`.
 
-    If a step fails for good, the files are restored and the account is resumed, the last thing
-    first, and the operator is told in the application. At the end the user is told by mail.
+    If a step fails for good, the files are put back and the account takes part again, and the
+    operator is told in the application. At the end the user is told by mail.
     """
     account = Account(user_id=user_id, case=uuid4().hex)
 
     def of(job: JobActor[..., Any], *, takes: bool = False) -> Message[Any]:
         return job.message_with_options(args=(account,), pipe_ignore=not takes)
 
-    flow = Flow("account clean-up").step("suspend", of(suspend_account), undo=of(resume_account))
-    flow.step("set files aside", of(set_files_aside), after="suspend", undo=of(discard_copies))
-    flow.step(
-        "remove files",
-        of(remove_files, takes=True),
-        after="set files aside",
-        undo=of(restore_files),
-    )
+    # One undoing for all: only what is complete is undone, and copying and removing can fail half way.
+    flow = Flow("account clean-up").step("suspend", of(suspend_account), undo=of(reinstate_account))
+    flow.step("set files aside", of(set_files_aside), after="suspend")
+    flow.step("remove files", of(remove_files, takes=True), after="set files aside")
     flow.step("erase messages", of(erase_messages), after="remove files")
     # From here on there is nothing to go back to.
     flow.step("discard copies", of(discard_copies), after="erase messages", policy="continue")

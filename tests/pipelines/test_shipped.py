@@ -211,3 +211,19 @@ def test_an_account_whose_clean_up_fails_is_as_it_was(
         Inbox(broker.client, broker.namespace, "admin").read, bool, what="the note"
     )
     assert note.content["event"] == "account-clean-up-failed"
+
+
+def test_an_account_is_as_it_was_when_a_step_fails_half_way(
+    workers: CommandLine, application_broker: StreamsBroker, storage: Path
+) -> None:
+    broker = application_broker
+    own = storage / "users" / "u1"
+    own.mkdir(parents=True)
+    before = ["one.txt", "two\n.txt"]  # of which the second can't be copied
+    for name in before:
+        (own / name).write_text(name)
+    flow = account_cleanup("u1", email="u1@users.example", operator_id="admin")
+    record = flows.wait(flows.start(flow), TIMEOUT_MS)
+    assert (record.state, record.failed_step) == ("failed", "set files aside")
+    assert files(storage) == [f"users/u1/{name}" for name in before]
+    assert broker.client.exists(suspended_key(broker.namespace)) == 0
