@@ -114,15 +114,18 @@ class Courier(OwnThread):
     def _next_sweep(self) -> float:
         return min(self._sweeps.values(), default=float("inf")) - time.monotonic()
 
-    def _guarded(self, step: Callable[..., None], queue: str, *args: Any) -> None:
+    def _guarded(self, step: Callable[..., None], queue: str, *args: Any) -> bool:
+        """Do it, or have it done again after a pause; False if nothing else can be done now."""
         try:
             step(queue, *args)
         except BrokerConnectionError as error:
             self._logger.warning("Letters of queue %r wait for the server: %s", queue, error)
             self.sweep(queue, _PAUSE_AFTER_FAILURE_S)
+            return False
         except Exception:
             self._logger.exception("Letters of queue %r could not be delivered.", queue)
             self.sweep(queue, ABANDONED_AFTER_MS / 1000)
+        return True
 
     def _deliver(self, queue: str, letters: list[Letter]) -> None:
         deliver(self._commands, queue, letters)
@@ -131,8 +134,9 @@ class Courier(OwnThread):
         now_ms, letters = self._commands.letters(queue, _SWEPT_PER_CALL)
         abandoned = [each for each in letters if each.written_at_ms <= now_ms - ABANDONED_AFTER_MS]
         for letter in abandoned:  # one after the other: a broken one must not hold up the rest
-            self._guarded(self._deliver, queue, [letter])
-        if len(abandoned) == _SWEPT_PER_CALL:
+            if not self._guarded(self._deliver, queue, [letter]):
+                return
+        if len(abandoned) == _SWEPT_PER_CALL and self._commands.letters(queue, 1)[1] != letters[:1]:
             self.sweep(queue)
         elif len(letters) > len(abandoned):
             self.sweep(queue, ABANDONED_AFTER_MS / 1000)

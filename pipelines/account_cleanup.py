@@ -33,7 +33,7 @@ def account_cleanup(user_id: str, *, email: str, operator_id: str) -> Flow:
     def of(job: JobActor[..., Any], *, takes: bool = False) -> Message[Any]:
         return job.message_with_options(args=(account,), pipe_ignore=not takes)
 
-    # One undoing for all: only what is complete is undone, and copying and removing can fail half way.
+    # One undoing for all: only complete steps are undone, and copying may fail half way.
     flow = Flow("account clean-up").step("suspend", of(suspend_account), undo=of(reinstate_account))
     flow.step("set files aside", of(set_files_aside), after="suspend")
     flow.step("remove files", of(remove_files, takes=True), after="set files aside")
