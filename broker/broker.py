@@ -12,7 +12,7 @@ from dramatiq.actor import Actor
 from dramatiq.broker import Broker, Consumer
 from dramatiq.errors import QueueJoinTimeout
 from dramatiq.message import Message
-from dramatiq.middleware import Middleware, MiddlewareError
+from dramatiq.middleware import Middleware, MiddlewareError, Retries, Shutdown
 from dramatiq.worker import Worker
 
 from broker import clients, evidence
@@ -181,7 +181,9 @@ class StreamsBroker(Broker):
           BrokerConnectionError: it may or may not have been enqueued.
         """
         if isinstance(message, Delivery):
-            return self._endings.retry(message, delay)
+            if self.worker.in_flight(message.queue_name).owns(message):
+                return self._endings.retry(message, delay)
+            message = message.message  # another broker's, or one that has ended: sent as any other
         return self.producer.send([message], delay)[0]
 
     def enqueue_many(
@@ -269,9 +271,13 @@ class StreamsBroker(Broker):
         listeners = self._signals.listeners(f"after_{signal}", self.middleware)
         if not listeners:
             return
+        # What a shutdown interrupts is no failed attempt: the last one would be told of as dead.
+        interrupted = isinstance(kwargs.get("exception"), Shutdown)
         self._hooks.running += 1
         try:
             for middleware, listener in reversed(listeners):
+                if interrupted and isinstance(middleware, Retries):
+                    continue
                 try:
                     listener(self, *args, **kwargs)
                 except Exception:

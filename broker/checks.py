@@ -41,8 +41,17 @@ def check_json(options: Mapping[str, Any]) -> None:
             raise InvalidOption(name, value, "must be text, a number, a list or an object of JSON")
         if name in _NEXT:
             for following in value if isinstance(value, list) else [value]:
-                if isinstance(following, dict):
-                    check_json(following.get("options") or {})
+                of_next = following.get("options") if isinstance(following, dict) else None
+                if isinstance(of_next, dict):
+                    check_json(of_next)
+
+
+def check_unicode(name: str, value: str) -> None:
+    """It has no lone surrogates, which no command can carry."""
+    try:
+        value.isascii() or value.encode()
+    except UnicodeEncodeError:
+        raise InvalidOption(name, value, "must be text without lone surrogates") from None
 
 
 def check_choice(name: str, value: object, known: Collection[str]) -> None:

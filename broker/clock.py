@@ -1,9 +1,13 @@
-"""A clock that a test may move."""
+"""A clock that a test may move, and how far ahead of it anything is put off."""
 
 from __future__ import annotations
 
 import time
 from datetime import timedelta
+from typing import Final
+
+#: A hundred years: what is due after the year 9999 nobody can show.
+LONGEST_DELAY_MS: Final = 100 * 365 * 86_400_000
 
 
 class MovableClock:

@@ -169,6 +169,8 @@ class StreamsConsumer(Consumer):
             self._quiet = 0
 
     def _block(self, room: int, block_ms: int, *, due_s: float | None = None) -> None:
+        if block_ms <= 0:  # to the server that is for ever
+            return
         streams = [self._keys.wake] if self._gated else [*self._keys.ready, self._keys.wake]
         consumer, block = self._worker.name, ("COUNT", 1, "BLOCK", block_ms)
         ids = [">"] * len(streams)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+#: Of all brokers of this process, so that no two of them bear one name.
+_boots: Final = itertools.count(1)
+#: Those that have ended in this process.
+_ended: Final = set[int]()
 
 
 @dataclass(frozen=True, slots=True)
 class ConsumerName:
     """``host/namespace/pid/start/boot``: unique over hosts, containers, pid reuse and restarts.
 
+    ``namespace`` is that of the pid and of the kernel that runs: two machines may bear one name.
     ``boot`` counts the workers started in one process, so that a settlement of an earlier
     one never passes the fence of a later one.
     """
@@ -26,9 +34,14 @@ class ConsumerName:
         return f"{self.host}/{self.pid_namespace}/{self.pid}/{self.started}/{self.boot}"
 
     @classmethod
-    def of_this_process(cls, boot: int) -> ConsumerName:
-        pid = os.getpid()
+    def of_this_process(cls) -> ConsumerName:
+        """A new one at each call."""
+        pid, boot = os.getpid(), next(_boots)
         return cls(socket.gethostname(), _pid_namespace(), pid, _started(pid) or "0", boot)
+
+    def end(self) -> None:
+        """Who bears it in this process does nothing any more."""
+        _ended.add(self.boot)
 
     @classmethod
     def parse(cls, name: str) -> ConsumerName | None:
@@ -43,14 +56,16 @@ class ConsumerName:
         if (self.host, self.pid_namespace) != (here.host, here.pid_namespace):
             return False
         if self.pid == here.pid and self.started == here.started:
-            return self.boot < here.boot
+            return self.boot in _ended
         return _started(self.pid) != self.started
 
 
 def _pid_namespace() -> str:
-    # Two containers may share a host name; a pid means something only inside its namespace.
+    # Two containers may share a host name; a pid means something only inside its namespace. So may
+    # two machines, and their first namespaces have one number: the kernel's boot tells them apart.
     try:
-        return str(Path("/proc/self/ns/pid").stat().st_ino)
+        kernel = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").partition("-")[0]
+        return f"{Path('/proc/self/ns/pid').stat().st_ino}.{kernel}"
     except OSError:
         return "0"
 

@@ -54,6 +54,8 @@ class Delivery(MessageProxy):
         self.reason: evidence.Reason | None = None
         #: The actor or a middleware enqueued a copy of this message under its own id.
         self.requeued = False
+        #: The shutdown released it: it is somebody else's, whatever becomes of a run.
+        self.handed_back = False
         #: What its flow has sent with it, packed; empty for nothing.
         self.given = b""
         #: What its flow said when it was taken; None for a message of none.

@@ -14,7 +14,7 @@ from broker import evidence
 from broker.burial import burial
 from broker.delivery import Delivery
 from broker.entry import Fields
-from broker.errors import AwaitsDeploy
+from broker.errors import AwaitsDeploy, InvalidOption
 from broker.facts import facts_of
 from broker.options import Options
 from broker.outcome import Abandon, Bury, Cancel, Done, Outcome, Release, Retry
@@ -52,22 +52,33 @@ class Endings:
         if delivery.exception is not None:
             worker = delivery.lease.consumer
             options |= evidence.options(delivery.options, delivery.exception, worker, now)
-        message: Message[Any] = delivery.copy(options=options)
+        # Its own options: a middleware may have put another message in this one's place.
+        message = delivery.message.copy(options={**delivery.options, **options})
         self._broker.emit_before("enqueue", message, delay)
         fields = self._encode(message)
-        delivery.outcome = Retry(max(0, int(delay or 0)), self._options.level(message), fields)
+        delivery.outcome = Retry(max(0, int(delay or 0)), self._level(delivery, message), fields)
         self._broker.emit_after("enqueue", message, delay)
         return message
+
+    def _level(self, delivery: Delivery, message: Message[Any]) -> int:
+        try:
+            return self._options.level(message)
+        except InvalidOption:  # another language's, or of before `max_priority` was lowered
+            return delivery.lease.level
 
     def outcome(self, delivery: Delivery, *, failed: bool) -> Outcome:
         """The end of a delivery that Dramatiq acknowledged or, ``failed``, rejected."""
         error = delivery.exception
         if delivery.cancelled and (failed or error is not None):
             return Cancel()
+        if isinstance(delivery.outcome, Retry):
+            return delivery.outcome  # it was enqueued, whoever rejects it besides
         if failed:
             return self._of_rejected(delivery, error)
         if delivery.outcome is not None:
             return delivery.outcome
+        if isinstance(error, Shutdown):
+            return Release()
         # With Retries in place a failure is retried or rejected. Neither happened: preparing
         # the retry failed and Dramatiq swallowed the error.
         if (

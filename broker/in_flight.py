@@ -82,6 +82,11 @@ class InFlight:
                 self._changed.notify_all()
             return True
 
+    def keep(self, delivery: Delivery) -> None:
+        """Hold a delivery that is on its way already: its end could not be written, say."""
+        with self._changed:
+            self._held[delivery.lease] = delivery
+
     def held(self) -> int:
         """How many are held."""
         return len(self._held)
@@ -102,6 +107,10 @@ class InFlight:
                     return delivery
             return None
 
+    def owns(self, delivery: Delivery) -> bool:
+        """Whether this very delivery is held, or was handed back at shutdown while it ran."""
+        return self._held.get(delivery.lease) is delivery or delivery.handed_back
+
     def has(self, lease: Lease) -> bool:
         """Whether the delivery with this lease is held."""
         return lease in self._held
@@ -118,6 +127,8 @@ class InFlight:
         """Take everything out, for handing it back at shutdown."""
         with self._changed:
             held = list(self._held.values())
+            for delivery in held:
+                delivery.handed_back = True
             self._held.clear()
             self._buffer.clear()
             self._changed.notify_all()

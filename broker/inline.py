@@ -124,6 +124,8 @@ class InlineBroker(StreamsBroker):
         self._start_loop()
         message = self.decoded(waiting)
         delivery = Delivery(message, self._lease(waiting))
+        held = self.worker.in_flight(delivery.queue_name)
+        held.keep(delivery)  # Retries enqueues it: a retry of what is held
         try:
             self._process(delivery)
             failed = delivery.failed
@@ -132,6 +134,7 @@ class InlineBroker(StreamsBroker):
             outcome = self._endings.outcome(delivery, failed=failed)
             self.emit_after(signal, delivery)
         finally:
+            held.remove(delivery)
             delivery.clear_exception()
         return self._settled(waiting, message, outcome)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from broker.clock import LONGEST_DELAY_MS
 from broker.delivery import Lease, Slot
 from broker.limits import KeyLimits
 from broker.runner import Runner
@@ -76,4 +77,5 @@ class LimitCommands(Runner):
 
     def hold(self, queue: str, key: str, delay_ms: int) -> int:
         """Start no more jobs of a key for so long; returns until when, unix ms."""
+        delay_ms = min(delay_ms, LONGEST_DELAY_MS)  # the server counts no further
         return int(self._run("hold", (self.keys(queue).limit(key),), delay_ms))

@@ -9,6 +9,7 @@ from dramatiq.actor import Actor
 from dramatiq.message import Message
 
 from broker.checks import check_choice, check_int, check_text
+from broker.clock import LONGEST_DELAY_MS
 from broker.errors import InvalidOption
 from broker.new_message import Claim
 
@@ -66,7 +67,7 @@ class Options:
         if ttl_ms is None and mode == "for_ttl":
             raise InvalidOption("deduplication_ttl", ttl_ms, "is required by the mode for_ttl")
         if ttl_ms is not None:
-            check_int("deduplication_ttl", ttl_ms, 1)
+            check_int("deduplication_ttl", ttl_ms, 1, LONGEST_DELAY_MS)
         replaces = self._flag(message, "deduplication_replace", default=False)
         return Claim(key, ttl_ms or 0, mode == "for_ttl", replaces)
 

@@ -17,7 +17,8 @@ from dramatiq.errors import BrokerConnectionError
 from dramatiq.message import Message, get_encoder
 
 from broker import current, entry
-from broker.checks import check_int, check_json, check_text
+from broker.checks import check_int, check_json, check_text, check_unicode
+from broker.clock import LONGEST_DELAY_MS
 from broker.dead_routing import forwarded
 from broker.errors import InvalidOption, MessageTooLarge
 from broker.in_flight import InFlight
@@ -26,7 +27,6 @@ from broker.options import Options
 from broker.queue_rules import QueueRules
 from broker.room import Hooks, with_room
 from broker.schedule import Fired
-from broker.settlement import LONGEST_DELAY_MS
 
 if TYPE_CHECKING:
     from broker.broker import StreamsBroker
@@ -69,7 +69,22 @@ class Producer:
             delay = _whole_ms(delay)
             eta = current_millis() + delay
             messages = type(messages)(m.copy(options={"eta": eta}) for m in messages)
+        elif any("eta" in message.options for message in messages):
+            return self._send_each_in_time(messages)
         return self._emitting(messages, delay, lambda: self._write(messages, delay))
+
+    def _send_each_in_time(self, messages: list[Message[Any]]) -> list[Message[Any]]:
+        """As ``send``; the option ``eta``, unix ms, says of each when it is to run."""
+        sent = []
+        for message in messages:
+            eta = message.options.get("eta")
+            early_ms = eta - current_millis() if isinstance(eta, int | float) else 0
+            if early_ms > 0:
+                sent += self.send([message], math.ceil(min(early_ms, LONGEST_DELAY_MS)))
+            else:
+                kept = {name: each for name, each in message.options.items() if name != "eta"}
+                sent += self.send([dataclasses.replace(message, options=kept)], None)
+        return sent
 
     def send_all(self, messages: Iterable[Message[Any]], delay: int | None) -> list[Message[Any]]:
         """Enqueue messages of any queues, a batch of one queue at a time."""
@@ -152,10 +167,19 @@ class Producer:
         except BaseException as error:  # Dramatiq's interrupts too: whoever began must end
             emit_after("send", messages, delay, exception=error)
             raise
+        self._note_successors(messages)
         emit_after("send", messages, delay, sent=sent)
         for message in sent:
             emit_after("enqueue", message, delay)
         return sent
+
+    def _note_successors(self, messages: list[Message[Any]]) -> None:
+        """What this process runs may end: its successor is written."""
+        for message in messages:
+            here = self._in_flight.get(message.queue_name)
+            held = None if here is None else here.holds(message.message_id)
+            if held is not None:
+                held.requeued = True
 
     def _write(
         self, messages: list[Message[Any]], delay: int | None, token: str | None = None
@@ -202,8 +226,6 @@ class Producer:
         here = self._in_flight.get(message.queue_name)
         _check(message)
         held = None if here is None else here.holds(message.message_id)
-        if held is not None:
-            held.requeued = True
         return NewMessage(
             message.message_id,
             message.actor_name,
@@ -217,7 +239,7 @@ class Producer:
 
 def _check(message: Message[Any]) -> None:
     """Refuse what can be written here and not be read again by a worker."""
-    check_text("message_id", message.message_id)
+    check_unicode("message_id", check_text("message_id", message.message_id))
     if type(message.message_timestamp) is not int:
         rule = "must be an integer, unix ms"
         raise InvalidOption("message_timestamp", message.message_timestamp, rule)

@@ -7,12 +7,11 @@ from typing import Final
 import msgspec
 
 from broker import entry, packing
+from broker.clock import LONGEST_DELAY_MS
 from broker.delivery import Lease
 from broker.outcome import Bury, Cancel, Done, Outcome, Park, Release, Retry
 
 _pack = packing.pack_array
-#: A hundred years: what is due after the year 9999 nobody can show.
-LONGEST_DELAY_MS: Final = 100 * 365 * 86_400_000
 #: What a settlement takes beside what its outcome carries: lease, ids, facts.
 _OVERHEAD: Final = 500
 

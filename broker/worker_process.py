@@ -16,6 +16,7 @@ from dramatiq.worker import QUEUE_PREFETCH
 from broker import clients, current, flow_step, server
 from broker.ahead import Ahead, withdraw
 from broker.cancellation import RunningJobs
+from broker.clock import LONGEST_DELAY_MS
 from broker.consumer_name import ConsumerName
 from broker.dead_routing import DeadRouting, is_notice
 from broker.delivery import Delivery
@@ -25,7 +26,7 @@ from broker.in_flight import InFlight, SuspectSlot
 from broker.outbox import Letter
 from broker.outcome import Abandon, Bury, Cancel, Park, Parked, Release, Retry
 from broker.queue_rules import QueueRules
-from broker.settlement import LONGEST_DELAY_MS, Settlement
+from broker.settlement import Settlement
 from broker.worker_threads import WorkerThreads
 
 if TYPE_CHECKING:
@@ -46,14 +47,14 @@ class WorkerProcess:
         self._rules = rules
         self._routing = routing
         self._endings = endings
-        self.name = str(ConsumerName.of_this_process(0))
+        self._own_name = ConsumerName.of_this_process()
+        self.name = str(self._own_name)
         #: Take no more jobs.
         self.draining = threading.Event()
         self.suspects = SuspectSlot()
         self.running = RunningJobs()
         #: What it holds of each queue that it works on.
         self.queues: dict[str, InFlight] = {}
-        self._boots = 0
         self._threads: WorkerThreads | None = None
         self._server_checked = False
         self._limited: set[str] = set()
@@ -80,11 +81,12 @@ class WorkerProcess:
         """Begin under a name of its own, by the broker's present commands."""
         self._dramatiq_worker = dramatiq_worker
         self._limited.clear()
-        self._boots += 1
-        name = ConsumerName.of_this_process(self._boots)
-        self.name = str(name)
+        self._own_name = ConsumerName.of_this_process()
+        self.name = str(self._own_name)
         self.draining.clear()
-        self._threads = WorkerThreads(self._broker, self, name, self._rules, self._routing)
+        self._threads = WorkerThreads(
+            self._broker, self, self._own_name, self._rules, self._routing
+        )
         self._threads.start()
 
     def work_on(self, queue: str) -> None:
@@ -97,7 +99,9 @@ class WorkerProcess:
                 self._broker.commands.limit(queue, limit)
             self._limited.add(queue)
         self.in_flight(queue)
-        if self._threads is not None:
+        if self._threads is None:
+            self.draining.clear()  # somebody consumes without a Worker, perhaps after one
+        else:
             self._threads.keeper.look_now()
 
     def revive(self) -> None:
@@ -122,8 +126,10 @@ class WorkerProcess:
                 for delivery in held.drain():
                     self._settle_released(queue, delivery)
         finally:
-            if self._threads is not None and self._threads.stop():
+            threads, self._threads = self._threads, None
+            if threads is not None and threads.stop():
                 self._leave()
+            self._own_name.end()
 
     def _leave(self) -> None:
         """Have the server forget this worker where it holds nothing; others would in two leases."""
@@ -231,12 +237,16 @@ class WorkerProcess:
         """Settle a delivery that was acknowledged or rejected; with a Worker it returns at once."""
         if not isinstance(message, Delivery):
             raise TypeError(f"{message!r} was not delivered by this broker")
-        if not self.in_flight(message.queue_name).remove(message):
+        held = self.in_flight(message.queue_name)
+        if not held.remove(message):
             return  # released at shutdown
         try:
             outcome = message.outcome = self._endings.outcome(message, failed=failed)
             if not isinstance(outcome, Abandon | Parked):
                 self.settle(message.queue_name, self._endings.settlement(message, outcome))
+        except BrokerConnectionError:  # without a Worker: it may be acknowledged again
+            held.keep(message)
+            raise
         finally:
             self.suspects.free(message.lease)
 

@@ -257,7 +257,7 @@ def test_the_lease_of_a_silent_worker_runs_out(
 def test_what_a_vanished_process_of_this_host_held_is_taken_back_at_once(
     streams: StreamsBroker, queues: Queues, start_worker: StartWorker
 ) -> None:
-    here = ConsumerName.of_this_process(0)
+    here = ConsumerName.of_this_process()
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     vanished = ConsumerName(here.host, here.pid_namespace, ended.pid, "1", 1)

@@ -735,7 +735,7 @@ def test_17_every_process_has_a_consumers_name_of_its_own(
 NAMESAKES = """
 from broker.consumer_name import ConsumerName
 
-ConsumerName.of_this_process = classmethod(lambda cls, boot: cls("host", "0", 1, "1", 1))
+ConsumerName.of_this_process = classmethod(lambda cls: cls("host", "0", 1, "1", 1))
 ConsumerName.vanished = lambda self, here: False
 """
 
