@@ -214,7 +214,7 @@ class Dashboard(DashboardApp):  # type: ignore[misc]  # theirs has no types
             # of ours asks. A new one now would end the session that there may be.
             request.session = Session("")
             return Response(content=self.templates.get_template("again.html").render())
-        return redirect(self.uri("sign-in", params={"next": request.path}))
+        return redirect(self.uri("sign-in", params={"next": request.target}))
 
     def _failure(self, request: PageRequest, error: Exception) -> Response:
         match error:

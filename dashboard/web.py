@@ -127,6 +127,13 @@ class PageRequest(Request):  # type: ignore[misc]  # theirs has no types
         return self._form
 
     @property
+    def target(self) -> str:
+        """Path and query as one part of an address, escaped."""
+        path = quote(self.path, errors="surrogateescape")
+        query = self.environ.get("QUERY_STRING", "")
+        return f"{path}?{query}" if query else path
+
+    @property
     def theme(self) -> str:
         """``light`` or ``dark``, if the user has chosen one."""
         for name in ("light", "dark"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 from urllib.parse import quote
 
 from dramatiq_dashboard.csrf import csrf_protect
@@ -11,6 +12,9 @@ from dramatiq_dashboard.http import Response, handler, make_response, redirect
 from dashboard.access import TooManyTries, User, WrongPassword
 from dashboard.pages.base import Pages, Routes
 from dashboard.web import PageRequest, noted
+
+#: What stands in a query as it is: a % begins what was escaped.
+_IN_QUERY: Final = "%&=+/?:@!$'()*,;"
 
 
 class SignInPages(Pages):
@@ -59,9 +63,14 @@ class SignInPages(Pages):
         return redirect(self.app.uri("sign-in"))
 
 
-def within(path: str) -> str:
-    """The path as the rest of an address of this site: //other.example would be another site's.
+def within(target: str) -> str:
+    """Path and query as the rest of an address of this site: //other.example would be another's.
 
-    It is escaped: browsers pass over tabs and line ends, and take a backslash for a slash.
+    What an address can't have is escaped, and what was escaped stays so: browsers pass over tabs
+    and line ends, and take a backslash for a slash.
     """
-    return f"/{quote(path[1:], errors='surrogateescape').lstrip('/')}" if path[:1] == "/" else "/"
+    path, mark, query = target.partition("?")
+    if path[:1] != "/":
+        return "/"
+    rest = quote(path[1:], safe="/%", errors="surrogateescape").lstrip("/")
+    return f"/{rest}{mark}{quote(query, safe=_IN_QUERY, errors='surrogateescape')}"

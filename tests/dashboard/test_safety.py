@@ -254,6 +254,11 @@ def test_a_changed_password_ends_the_sessions(guarded: Dashboard, broker: Stream
         ("/\t/evil.example", "/%09/evil.example"),
         ("/\r\nSet-Cookie: a=b", "/%0D%0ASet-Cookie%3A%20a%3Db"),
         ("https://evil.example", "/"),
+        ("?next=//evil.example", "/"),
+        ("//evil.example?id=1", "/evil.example?id=1"),
+        ("/%2F/evil.example", "/%2F/evil.example"),
+        ("/queues/a%20b/job?id=x%26y&tab=1", "/queues/a%20b/job?id=x%26y&tab=1"),
+        ("/job?id=\r\nSet-Cookie: a\\", "/job?id=%0D%0ASet-Cookie:%20a%5C"),
     ],
 )
 def test_a_sign_in_leads_to_no_other_site(path: str, leads_to: str) -> None:
@@ -262,10 +267,12 @@ def test_a_sign_in_leads_to_no_other_site(path: str, leads_to: str) -> None:
 
 def test_a_sign_in_leads_to_where_one_wanted_to_go(guarded: Dashboard) -> None:
     browser = Browser(guarded)
-    form = browser.get("/queues/mail/jobs").headers["location"]
-    fields = browser.form(form, "") | {"name": "olga", "password": PASSWORD}
-    answer = browser.client.post(form, data=fields, headers=SAME_ORIGIN)
-    assert answer.headers["location"] == "/queues/mail/jobs"
+    for wanted in ("/queues/mail/jobs", "/queues/a%20b%25%3F/job?id=x%26y&state=dead&q=%C3%A9"):
+        form = browser.get(wanted).headers["location"]
+        fields = browser.form(form, "") | {"name": "olga", "password": PASSWORD}
+        answer = browser.client.post(form, data=fields, headers=SAME_ORIGIN)
+        assert answer.headers["location"] == wanted
+        browser.client.cookies.clear()
 
 
 def test_a_form_that_is_too_long_is_refused(browser: Browser) -> None:
