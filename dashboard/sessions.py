@@ -8,7 +8,6 @@ import secrets
 import threading
 import time
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from typing import Final
 
 from itsdangerous import BadSignature, URLSafeTimedSerializer
@@ -55,14 +54,11 @@ class Sessions:
 
     def read(self, cookies: str) -> Session | None:
         """The session of a request's cookies; None for none, or not ours, or old, or ended."""
-        try:
-            morsel = SimpleCookie(cookies).get(_COOKIE)
-        except CookieError:
-            return None
-        if morsel is None:
+        value = _value(cookies)
+        if value is None:
             return None
         try:
-            id, user, mark = self._signer.loads(morsel.value, max_age=_LASTS_S)
+            id, user, mark = self._signer.loads(value, max_age=_LASTS_S)
         except (BadSignature, ValueError, TypeError):
             return None
         return None if str(id) in self._ended else Session(str(id), str(user), str(mark))
@@ -78,3 +74,16 @@ class Sessions:
     def token(self, session: Session) -> str:
         """What a form of this session carries; nobody else can make it."""
         return hmac.new(self._token_key, session.id.encode(), "sha256").hexdigest()
+
+
+def _value(cookies: str) -> str | None:
+    """That of our cookie; of several the first, whose path is the longest (RFC 6265, 5.4).
+
+    What the host's other applications keep in theirs may be no cookie by http.cookies, which would
+    read no further.
+    """
+    for cookie in cookies.split(";"):
+        name, mark, value = cookie.strip().partition("=")
+        if mark and name == _COOKIE:
+            return value
+    return None

@@ -208,6 +208,21 @@ def test_a_forged_an_old_and_a_removed_users_session_are_strangers(
     assert later.get("/").status_code == 302
 
 
+@pytest.mark.parametrize(
+    "others",
+    ['prefs={"theme":"dark"}; {}', '{}; prefs={"theme":"dark"}', "a b; =; my{}; {}; c@d=1"],
+)
+def test_a_session_is_found_whatever_cookies_stand_around_it(
+    guarded: Dashboard, others: str
+) -> None:
+    browser = Browser(guarded)
+    browser.sign_in("olga", PASSWORD)
+    ours = f"headrace_session={browser.client.cookies['headrace_session']}"
+    browser.client.cookies.clear()
+    assert browser.get("/", cookie=others.replace("{}", ours)).status_code == 200
+    assert browser.get("/", cookie=f"my{ours}").status_code == 302
+
+
 def test_signing_in_and_out_makes_another_session_each_time(guarded: Dashboard) -> None:
     browser = Browser(guarded)
     browser.get("/sign-in")
