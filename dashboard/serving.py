@@ -79,7 +79,7 @@ class Server:
 
     def _answer(self, environ: dict[str, Any], start_response: Any) -> Any:
         path = environ.get("PATH_INFO", "")
-        if self._prefix and path.startswith(f"{self._prefix}/"):
+        if self._prefix and f"{path}/".startswith(f"{self._prefix}/"):
             environ = {**environ, "PATH_INFO": path[len(self._prefix) :]}
         return self.dashboard(environ, start_response)
 

@@ -97,8 +97,9 @@ class PageRequest(Request):  # type: ignore[misc]  # theirs has no types
     def from_environ(cls, environ: Mapping[str, Any]) -> PageRequest:
         made: PageRequest = super().from_environ(environ)
         made.environ = environ
-        # WSGI hands the path over as latin-1; theirs drops what is empty.
-        made.path = made.path.encode("latin-1").decode("utf-8", "surrogateescape")
+        # WSGI hands the path over as latin-1, and none for the address of the mount itself.
+        made.path = made.path.encode("latin-1").decode("utf-8", "surrogateescape") or "/"
+        # Theirs drops what is empty.
         made.params = dict(
             parse_qsl(
                 environ.get("QUERY_STRING", ""), keep_blank_values=True, errors="surrogateescape"

@@ -171,8 +171,10 @@ def test_it_is_served_under_a_path_of_a_proxy(broker: StreamsBroker) -> None:
     environ = {"HEADRACE_DASHBOARD_PREFIX": "/ops/jobs", "HEADRACE_DASHBOARD_HTTPS": "true"}
     with served(broker, environ) as (_, url), httpx.Client() as client:
         assert url.endswith("/ops/jobs")
-        page = client.get(f"{url}/")
-        assert 'href="/ops/jobs/workers"' in page.text
+        for address in (url, f"{url}/"):
+            page = client.get(address)
+            assert 'href="/ops/jobs/workers"' in page.text
+        assert client.get(f"{url}x").status_code == 404
         assert client.get(f"{url}/static/headrace.js").status_code == 200
         assert "Path=/ops/jobs" in page.headers["set-cookie"]
         assert "; Secure" in page.headers["set-cookie"]
