@@ -13,7 +13,8 @@ from dramatiq.errors import BrokerConnectionError
 from dramatiq.logging import get_logger
 from dramatiq_dashboard import DashboardApp
 from dramatiq_dashboard.http import HTTP_404, HTTP_405, Response, handler, make_response, redirect
-from jinja2 import Environment
+from jinja2 import Environment, pass_context
+from jinja2.runtime import Context
 
 from broker.broker import StreamsBroker
 from broker.errors import HeadraceError
@@ -39,7 +40,7 @@ from dashboard.sampler import Sampler
 from dashboard.sessions import Session, Sessions
 from dashboard.settings import Links
 from dashboard.tasks import Tasks
-from dashboard.web import BadRequest, PageRequest, key
+from dashboard.web import TOKEN, BadRequest, PageRequest, key
 
 _STATIC: Final[Mapping[str, str]] = {
     "base.css": "text/css; charset=utf-8",
@@ -102,7 +103,12 @@ class Dashboard(DashboardApp):  # type: ignore[misc]  # theirs has no types
         self.templates.loader = theme.loader()
         self.templates.filters.update(FILTERS, key=key)
         self.templates.globals.update(
-            make_uri=self.uri, asset=self.asset, links=self.links, access=access, pages=self.pages
+            make_uri=self.uri,
+            asset=self.asset,
+            links=self.links,
+            access=access,
+            pages=self.pages,
+            csrf_token=self._token_field,
         )
         self._add_pages()
 
@@ -132,6 +138,12 @@ class Dashboard(DashboardApp):  # type: ignore[misc]  # theirs has no types
         given = {name: value for name, value in (params or {}).items() if value is not None}
         query = urlencode(given, errors="surrogateescape")
         return f"{self.prefix}/{path}" + (f"?{query}" if query else "")
+
+    @pass_context
+    def _token_field(self, context: Context) -> str:
+        """The token of the page's own session; theirs is that of whom the thread served last."""
+        token = self.sessions.token(context["request"].session)
+        return f'<input type="hidden" name="{TOKEN}" value="{token}">'
 
     def asset(self, name: str) -> str:
         """The address of a file of ours: another one after each change, which browsers keep."""

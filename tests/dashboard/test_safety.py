@@ -116,6 +116,17 @@ def test_one_sessions_token_is_no_others(
     assert other.post("/actions/pause", fields).status_code == 403
 
 
+def test_a_page_that_says_no_has_the_token_of_whom_it_says_it_to(
+    operator: Browser, viewer: Browser
+) -> None:
+    operators, viewers = (each.form("/", "/sign-out")["__dd_csrf"] for each in (operator, viewer))
+    operator.page("/")
+    refused = viewer.post("/actions/pause", {"queue": "mail"})
+    assert refused.status_code == 403
+    assert operators not in refused.text
+    assert viewers in refused.text
+
+
 def test_an_action_by_get_does_nothing(
     browser: Browser, broker: StreamsBroker, send: Actor[..., None]
 ) -> None:
