@@ -128,7 +128,8 @@ class Fired(Enum):
 class ScheduleInfo:
     """A schedule and where it stands. Times are unix ms.
 
-    ``next_fire_ms`` is in the past when it is due and no scheduler has made it: none runs.
+    ``next_fire_ms`` is in the past when it is due and no scheduler has made it: none runs, or none
+    that has its code. While it is ``paused``, or its queue ``closed``, nothing is due.
     ``outcome`` is what became of the last fire's message: ``unfinished``, ``completed``,
     ``dead`` or ``cancelled``; None before the first one, or when nobody looked in time.
     ``skipped`` counts the fires that ``overlap`` left out, ``missed`` those that ``misfire`` did.
@@ -137,6 +138,7 @@ class ScheduleInfo:
     schedule: Schedule
     declared: bool
     paused: bool
+    closed: bool
     next_fire_ms: int | None
     last_fire_ms: int | None
     last_message_id: str | None

@@ -34,6 +34,8 @@ class Kept:
     skipped: int
     missed: int
     paused: bool
+    #: Its queue takes nothing more, from schedulers as from producers.
+    closed: bool
     declared: bool
     #: What the last message's record says now; None when there is none any more.
     seen: str | None
@@ -48,8 +50,9 @@ class ScheduleCommands(Runner):
 
     def look(self, queue: str) -> tuple[int, list[Kept]]:
         """The server's time and the queue's schedules."""
-        now, *rows = self._run("schedules", (*self._of(queue), self.keys(queue).job_prefix))
-        return int(now), [_kept(row) for row in rows]
+        k = self.keys(queue)
+        now, closed, *rows = self._run("schedules", (*self._of(queue), k.job_prefix, k.control))
+        return int(now), [_kept(row, bool(closed)) for row in rows]
 
     def put(
         self, queue: str, name: str, definition: bytes, times: str, grain_ms: int, *, declared: bool
@@ -100,7 +103,7 @@ def _changed(reply: int) -> bool | None:
     return None if reply < 0 else bool(reply)
 
 
-def _kept(row: Sequence[bytes | None]) -> Kept:
+def _kept(row: Sequence[bytes | None], closed: bool) -> Kept:
     name, definition, mark, fired, last, waiting, noted, skipped, missed, *rest = row
     paused, declared, seen = rest
     return Kept(
@@ -114,6 +117,7 @@ def _kept(row: Sequence[bytes | None]) -> Kept:
         skipped=_number(skipped) or 0,
         missed=_number(missed) or 0,
         paused=paused is not None,
+        closed=closed,
         declared=declared is not None,
         seen=_text(seen),
     )

@@ -180,11 +180,13 @@ def _there(name: str, changed: bool | None) -> bool:
 
 def _info(kept: Kept, now_ms: int) -> ScheduleInfo:
     schedule = decode(kept.definition)
+    held = kept.paused or kept.closed
     return ScheduleInfo(
         schedule=schedule,
         declared=kept.declared,
         paused=kept.paused,
-        next_fire_ms=schedule.times.next_ms(max(kept.mark_ms, now_ms if kept.paused else 0)),
+        closed=kept.closed,
+        next_fire_ms=schedule.times.next_ms(max(kept.mark_ms, now_ms if held else 0)),
         last_fire_ms=kept.fired_ms,
         last_message_id=kept.last,
         outcome=kept.seen or kept.noted,

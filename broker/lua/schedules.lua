@@ -3,7 +3,8 @@
 -- KEYS[1] schedules   HASH  name -> definition
 -- KEYS[2] state       HASH  what:name -> value
 -- KEYS[3] job prefix  prefix of the records, completed with the message id
--- Returns {now, [name, definition, mark, fired, last message id, waiting, outcome, skipped, missed,
+-- KEYS[4] control     HASH  present when the queue is paused, limited or closed
+-- Returns {now, closed 0|1, [name, definition, mark, fired, last message id, waiting, outcome, skipped, missed,
 --         paused, declared, outcome of the last message by its record], ...}; false for what is not; times unix ms
 -- Errors  none of its own
 -- Cost    O(S), S schedules
@@ -12,7 +13,7 @@
 local job_prefix = KEYS[3]
 local WHAT = { "mark", "fired", "last", "waiting", "outcome", "skipped", "missed", "paused", "declared" }
 
-local reply = { string.format("%d", now_ms()) }
+local reply = { string.format("%d", now_ms()), redis.call("HEXISTS", KEYS[4], "closed") }
 local definitions = redis.call("HGETALL", KEYS[1])
 for i = 1, #definitions, 2 do
   local name, fields = definitions[i], {}

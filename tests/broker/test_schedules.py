@@ -126,6 +126,23 @@ def test_a_pause_ends_without_making_up_for_what_it_left_out(
     assert kept.mark_ms >= now_ms
 
 
+def test_a_closed_queues_schedules_are_not_overdue_and_go_on_when_it_opens(
+    schedules: Schedules, broker: StreamsBroker
+) -> None:
+    schedules.add("yearly", "write", "@yearly", args=["x"])
+    state = broker.commands.keys(QUEUE).schedules_state
+    client_of(broker).hincrby(state, "mark:yearly", -2 * 366 * 86_400_000)
+    broker.inspector.close(QUEUE)
+    now_ms, _ = broker.schedule_commands.look(QUEUE)
+    info = schedules.get("yearly")
+    assert (info.closed, info.paused) == (True, False)
+    assert (info.next_fire_ms or 0) > now_ms
+    broker.inspector.open(QUEUE)
+    info = schedules.get("yearly")
+    assert not info.closed
+    assert (info.next_fire_ms or now_ms) < now_ms
+
+
 def test_run_now_enqueues_beside_the_fires(schedules: Schedules, broker: StreamsBroker) -> None:
     schedules.add("yearly", "write", "@yearly", args=["today"])
     schedules.pause("yearly")

@@ -99,6 +99,9 @@ def test_an_overdue_schedule_says_that_no_scheduler_runs(
     client.hset(broker.commands.keys("mail").schedules_state, "mark:often", past)
     (told,) = _found(headrace("doctor", "--json"), "schedules")
     assert (told["severity"], told["found"]) == ("error", "overdue: often")
+    broker.inspector.close("mail")
+    (told,) = _found(headrace("doctor", "--json"), "schedules")
+    assert (told["severity"], told["found"]) == ("ok", "none is overdue")
 
 
 def test_a_user_who_may_not_look_is_told_and_the_other_checks_go_on(

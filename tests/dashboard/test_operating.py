@@ -128,6 +128,11 @@ def test_a_schedule_is_shown_paused_resumed_and_run(
     two_days_ago = str(int(time.time() * 1000) - 172_800_000)
     broker.client.hset(broker.commands.keys("mail").schedules_state, "mark:nightly", two_days_ago)
     assert "overdue" in browser.page("/schedules")
+    broker.inspector.close("mail")
+    page = browser.page("/schedules")
+    assert "overdue" not in page
+    assert "queue closed" in page
+    broker.inspector.open("mail")
     browser.submit("/schedules", "/actions/pause-schedule")
     assert broker.inspector.schedules.get("nightly").paused
     browser.submit("/schedules", "/actions/resume-schedule")
