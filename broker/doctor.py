@@ -168,7 +168,11 @@ class Doctor:
         ]
         if late:
             told = f"overdue: {', '.join(late)}"
-            yield Finding("schedules", Severity.ERROR, told, "start a scheduler: periodiq actors")
+            advice = (
+                "start a scheduler: periodiq actors; "
+                "if the code has it no more: headrace schedules remove NAME"
+            )
+            yield Finding("schedules", Severity.ERROR, told, advice)
         else:
             yield Finding("schedules", Severity.OK, "none is overdue")
 

@@ -45,6 +45,16 @@ def resume(ctx: typer.Context, name: ScheduleName, as_json: AsJson = False) -> N
 
 
 @app.command()
+def remove(ctx: typer.Context, name: ScheduleName, as_json: AsJson = False) -> None:
+    """Forget it: one that the code no longer declares, or one that was added.
+
+    A scheduler whose code still declares it brings it back within five seconds.
+    """
+    broker_of(ctx).inspector.schedules.remove(name)
+    said({"removed": name}, as_json, "removed")
+
+
+@app.command()
 def run(ctx: typer.Context, name: ScheduleName, as_json: AsJson = False) -> None:
     """Enqueue its job now, beside its fires; prints the job's id.
 

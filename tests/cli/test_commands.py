@@ -319,7 +319,9 @@ def test_workers_are_listed(
     assert str(worker["pid"]) in headrace("workers").out
 
 
-def test_schedules_are_listed_paused_and_resumed(headrace: Headrace, broker: StreamsBroker) -> None:
+def test_schedules_are_listed_paused_resumed_and_removed(
+    headrace: Headrace, broker: StreamsBroker
+) -> None:
     @dramatiq.actor(queue_name="mail")
     def tidy() -> None: ...
 
@@ -330,6 +332,9 @@ def test_schedules_are_listed_paused_and_resumed(headrace: Headrace, broker: Str
     assert "paused" in headrace("schedules", "ls").out
     assert headrace("schedules", "resume", "nightly").out == "resumed\n"
     assert headrace("schedules", "pause", "daily").status == Exit.NOT_FOUND
+    assert headrace("schedules", "remove", "nightly").out == "removed\n"
+    assert headrace("schedules", "ls", "--json").json == []
+    assert headrace("schedules", "remove", "nightly").status == Exit.NOT_FOUND
 
 
 def test_events_are_followed_over_all_queues(headrace: Headrace, broker: StreamsBroker) -> None:

@@ -334,6 +334,20 @@ def test_what_other_code_declares_is_left_to_that(
     assert len(fire_times(broker)) == 2
 
 
+def test_what_was_removed_comes_back_with_the_code_that_declares_it_and_fires_nothing_twice(
+    broker: StreamsBroker, new_scheduler: Callable[..., Scheduler]
+) -> None:
+    old, new = new_scheduler(schedule()), new_scheduler()
+    old.tick()
+    made = fire_times(broker)
+    broker.inspector.schedules.remove("report")
+    new.tick()
+    assert broker.inspector.schedules.list() == []
+    old.tick()
+    assert broker.inspector.schedules.get("report").declared
+    assert [at for at in fire_times(broker) if at <= made[-1]] == made
+
+
 def test_a_definition_that_is_none_does_not_stop_the_others(
     broker: StreamsBroker, new_scheduler: Callable[..., Scheduler], caplog: pytest.LogCaptureFixture
 ) -> None:
