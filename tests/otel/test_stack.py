@@ -95,7 +95,9 @@ def test_who_waits_for_health_waits_for_somebody_who_tells() -> None:
         for other, how in service.get("depends_on", {}).items():
             if how["condition"] == "service_healthy":
                 assert "healthcheck" in SERVICES[other], (name, other)
-    assert SERVICES["redis"]["depends_on"]["users"]["condition"] == "service_completed_successfully"
+    # Restarted too: it reads the users only when it starts.
+    written = {"condition": "service_completed_successfully", "restart": True}
+    assert SERVICES["redis"]["depends_on"]["users"] == written
     telemetry = {"collector", "tempo", "loki", "prometheus", "grafana"}
     for name in ("worker", "scheduler-1", "scheduler-2", "gauges", "dashboard"):
         assert not telemetry & SERVICES[name]["depends_on"].keys(), "jobs run without it"
