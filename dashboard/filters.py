@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, Final
+
+from broker.moment import utc
 
 #: In place of what is not known.
 NOTHING: Final = "\N{EN DASH}"
@@ -15,13 +16,15 @@ _SPANS: Final = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1_0
 
 
 def isoformat(unix_ms: int) -> str:
-    """For the attribute of a <time>."""
-    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    """For the attribute of a <time>; empty for a number that is no time."""
+    moment = utc(unix_ms)
+    return "" if moment is None else moment.isoformat(timespec="milliseconds")
 
 
 def at(unix_ms: int) -> str:
-    """A time, UTC to the second."""
-    return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    """A time, UTC to the second; the number itself where that is no time."""
+    moment = utc(unix_ms)
+    return str(unix_ms) if moment is None else moment.strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def lasting(ms: float | None) -> str:
@@ -35,7 +38,9 @@ def lasting(ms: float | None) -> str:
 
 
 def timeago(unix_ms: int) -> str:
-    """How long ago, or in how long."""
+    """How long ago, or in how long; the number itself where that is no time."""
+    if utc(unix_ms) is None:
+        return str(unix_ms)
     since = time.time() * 1000 - unix_ms
     if abs(since) < 1_000:
         return "now"

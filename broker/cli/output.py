@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Annotated, Final, TypeAlias
 
 import msgspec
@@ -16,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from broker.moment import utc
 
 #: The option that every command has.
 AsJson: TypeAlias = Annotated[
@@ -120,10 +121,11 @@ def lines(text: str) -> str:
 
 
 def at(unix_ms: int | None) -> str:
-    """A time, UTC to the second."""
+    """A time, UTC to the second; the number itself where that is no time."""
     if unix_ms is None:
         return ""
-    return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    time = utc(unix_ms)
+    return str(unix_ms) if time is None else time.strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def lasting(ms: int | None) -> str:

@@ -130,6 +130,21 @@ def test_a_job_that_is_not_there_is_not_found(headrace: Headrace, command: str) 
     assert "no record of job 'nobody'" in ran.err
 
 
+def test_a_time_in_the_wrong_unit_is_shown_as_its_number(
+    headrace: Headrace, broker: StreamsBroker, start_worker: StartWorker
+) -> None:
+    @dramatiq.actor(queue_name="mail", broker=broker)
+    def deliver() -> None: ...
+
+    start_worker(broker)
+    in_us: Any = {"id": "foreign", "actor": "deliver", "at": "1796031186645324", "args": "[]"}
+    broker.client.xadd(broker.commands.keys("mail").ready[0], in_us)
+    broker.client.sadd(f"{{{broker.namespace}}}:queues", "mail")
+    shown = ("jobs", "ls", "mail", "--state", "completed")
+    eventually(lambda: headrace(*shown).out, lambda out: " 1796031186645324 " in out)
+    assert headrace("jobs", "show", "foreign").out.count("1796031186645324") == 1
+
+
 def test_a_waiting_job_is_cancelled_once(headrace: Headrace, broker: StreamsBroker) -> None:
     (message,) = _send(broker)
     assert headrace("jobs", "cancel", message.message_id).out == "cancelled\n"

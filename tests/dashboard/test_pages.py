@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from dramatiq import Actor
 
@@ -82,6 +83,18 @@ def test_an_unknown_job_is_not_found(browser: Browser, send: Actor[..., None]) -
     send.send("a")
     assert browser.get("/queues/mail/job?id=nobodys").status_code == 404
     assert browser.get("/queues/mail/job").status_code == 400
+
+
+def test_a_time_in_the_wrong_unit_is_shown_as_its_number(
+    browser: Browser, broker: StreamsBroker, send: Actor[..., None], work: Callable[[], None]
+) -> None:
+    in_us: Any = {"id": "foreign", "actor": "send", "at": "1796031186645324", "args": '["a"]'}
+    broker.client.xadd(broker.commands.keys("mail").ready[0], in_us)
+    send.send("b")
+    work()
+    jobs, job, found = "/queues/mail/jobs?state=completed", "job?id=foreign", "by=actor&for=send"
+    for path in (jobs, f"/queues/mail/{job}", f"/search?{found}"):
+        assert ">1796031186645324<" in browser.page(path)
 
 
 def test_dead_letters_are_counted_by_kind_and_filtered(
