@@ -61,7 +61,9 @@ class Output:
         logging.captureWarnings(True)
         threading.excepthook = _log_uncaught
         if not console:
-            sys.stdout, sys.stderr = _Printed("stdout"), _Printed("stderr")
+            # An error at any level: a program says on stderr why it ends, and so does Python.
+            sys.stdout = _Printed("stdout", logging.INFO)
+            sys.stderr = _Printed("stderr", logging.ERROR)
         structlog.configure(
             processors=[structlog.stdlib.filter_by_level, _to_record],
             logger_factory=structlog.stdlib.LoggerFactory(),
@@ -154,8 +156,9 @@ class LineWriter(logging.Handler):
 class _Printed(io.TextIOBase):
     """Stands for stdout or stderr: what is printed becomes log lines."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, level: int) -> None:
         self._log = logging.getLogger(name)
+        self._level = level
         self._own = threading.local()
 
     def writable(self) -> bool:
@@ -168,7 +171,7 @@ class _Printed(io.TextIOBase):
         self._own.writing = True
         try:
             for line in filter(None, lines):
-                self._log.info("%s", line)
+                self._log.log(self._level, "%s", line)
         finally:
             self._own.writing = False
         return len(text)

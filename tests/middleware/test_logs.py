@@ -469,3 +469,30 @@ def test_level_and_shape_are_settings(
     workers.wait_for_log(r"\[error *\] job_dead ", timeout_s=PATIENCE_S)
     assert "job_completed" not in workers.log
     assert "ready for action" not in workers.log
+
+
+ENDS = """
+import sys
+from broker.process_settings import LoggingSettings
+from middleware.log_output import start
+
+start(LoggingSettings(level="error", format="json"))
+print("by the way")
+print("no such port", file=sys.stderr)
+raise LookupError("nowhere")
+"""
+
+
+def test_why_a_program_ends_is_told_at_any_level() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+    lines = [json.loads(text) for text in done.stderr.splitlines()]
+    assert {line["level"] for line in lines} == {"error"}
+    texts = [line["data"]["message"] for line in lines]
+    assert (texts[0], texts[-1]) == ("no such port", "LookupError: nowhere")
