@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
+import redis
+
 from broker.configuration import HIDDEN, value_of
 from broker.errors import SettingsError
 
@@ -38,8 +40,8 @@ def _checked_url(url: str) -> str:
         _ = parts.port  # raises for what is no port
     except ValueError as error:
         raise SettingsError("REDIS_URL", HIDDEN, f"is no URL: {_reason(error)}") from None
-    # An @ further on means that a / in the password was not written as %2F.
-    shown = HIDDEN if "@" in parts.path else without_password(url)
+    # An @ further on means that a / in the password was not written as %2F, or a ? as %3F.
+    shown = HIDDEN if "@" in parts.path + parts.query else without_password(url)
     if parts.scheme not in _SCHEMES:
         expected = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
         # Without a scheme there is no telling what of it is a password.
@@ -50,14 +52,30 @@ def _checked_url(url: str) -> str:
             raise SettingsError(
                 "REDIS_URL", shown, "must name a socket, as in unix:///run/redis.sock"
             )
-        return url
-    if not parts.hostname:
+    elif not parts.hostname:
         raise SettingsError("REDIS_URL", shown, "must name a host")
-    if not re.fullmatch(r"/?\d*", parts.path):
+    elif not re.fullmatch(r"/?\d*", parts.path):
         raise SettingsError(
             "REDIS_URL", shown, "the path must be the number of a database, as in /0"
         )
+    if parts.query and (problem := _problem_of_options(url)) is not None:
+        rule = "must have no options but such as redis-py takes"
+        if shown == HIDDEN:
+            raise SettingsError("REDIS_URL", HIDDEN, rule)
+        # What is no option may be a slip for `password`.
+        shown = without_password(urlunsplit(parts._replace(query=HIDDEN)))
+        raise SettingsError("REDIS_URL", shown, f"{rule} ({problem})")
     return url
+
+
+def _problem_of_options(url: str) -> str | None:
+    """What redis-py says against the query, of which it makes arguments of a connection."""
+    try:
+        pool = redis.ConnectionPool.from_url(url)
+        pool.connection_class(**pool.connection_kwargs)  # does not connect
+    except (AttributeError, TypeError, ValueError, redis.RedisError) as error:
+        return str(error).rstrip(".")
+    return None
 
 
 def _reason(error: ValueError) -> str:

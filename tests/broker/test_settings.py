@@ -57,6 +57,7 @@ def test_an_empty_environment_is_a_local_development_one() -> None:
         ({"REDIS_HOST": "::1"}, "redis://[::1]:6379/0"),
         ({"REDIS_URL": "rediss://h:1/2", "REDIS_HOST": "other"}, "rediss://h:1/2"),
         ({"REDIS_URL": "unix:///run/redis.sock"}, "unix:///run/redis.sock"),
+        ({"REDIS_URL": "redis://h?db=2&socket_timeout=9"}, "redis://h?db=2&socket_timeout=9"),
         ({"REDIS_URL": "", "REDIS_PASSWORD": ""}, "redis://localhost:6379/0"),
     ],
 )
@@ -83,6 +84,12 @@ def test_the_server_comes_from_the_environment(environ: dict[str, str], url: str
         ({"REDIS_URL": "redis://[::1"}, "REDIS_URL"),
         ({"REDIS_URL": "redis://h/zero"}, "REDIS_URL"),
         ({"REDIS_URL": "unix://"}, "REDIS_URL"),
+        ({"REDIS_URL": "redis://h?foo=bar"}, "REDIS_URL"),
+        ({"REDIS_URL": "redis://h?socket_timeout=soon"}, "REDIS_URL"),
+        ({"REDIS_URL": "redis://h?ssl_ca_certs=/ca.pem"}, "REDIS_URL"),
+        ({"REDIS_URL": "redis://h?db=zero"}, "REDIS_URL"),
+        ({"REDIS_URL": "redis://h?protocol=1"}, "REDIS_URL"),
+        ({"REDIS_URL": "unix:///run/redis.sock?port=1"}, "REDIS_URL"),
         ({"HEADRACE_SETTINGS": "/does/not/exist.toml"}, "settings file"),
     ],
 )
@@ -103,6 +110,9 @@ def test_a_bad_variable_is_named_with_value_and_rule(environ: dict[str, str], fi
         "redis://u:sesame@h:port",
         "redis://u:12/sesame@h",
         "redis://h/zero?password=sesame",
+        "redis://u:sesame@h?foo=bar",
+        "redis://h?pass=sesame",
+        "redis://u:1?sesame=@h/0",
     ],
 )
 def test_an_error_never_shows_the_password(url: str) -> None:
