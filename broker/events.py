@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 import redis
@@ -17,11 +19,14 @@ import redis
 from broker import clients
 from broker.checks import check_text
 from broker.commands import Commands
-from broker.errors import translated
+from broker.errors import InvalidOption, translated
 
+_ID: Final = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
 _READ: Final = 500
 _BLOCK_MS: Final = 5_000
 _ABANDONED_MS: Final = 60_000
+#: Between two looks for queues that are new.
+_LOOK_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,28 +87,43 @@ class Events:
             rows = client.xrevrange(self._commands.keys(queue).events, count=limit)
         return [_event(queue, *row) for row in rows]
 
-    def follow(self, queues: Iterable[str], *, start: str | None = None) -> Iterator[Event]:
+    def follow(
+        self, queues: Iterable[str] | Callable[[], Iterable[str]], *, start: str | None = None
+    ) -> Iterator[Event]:
         """All events of these queues, as they come, for whoever looks on; it blocks between them.
 
         Args:
+          queues: their names, or a function that returns them: that is asked again each second,
+            and all events come of a queue that is new then.
           start: an event's id, to begin after that; ``0-0`` with all that is there; None now.
 
         Raises:
+          InvalidOption: ``start`` is no event's id.
           BrokerConnectionError: the server is away.
         """
+        if start is not None:
+            _check_id("start", start)
+        names = queues if callable(queues) else None
         arrived: SimpleQueue[list[Event] | Exception] = SimpleQueue()
         stopping = threading.Event()
-        for queue in queues:
-            after = newest_event(self._commands, queue) if start is None else start
+        followed: set[str] = set()
+
+        def begin(queue: str, after: str) -> None:
+            followed.add(queue)
             threading.Thread(
                 target=self._relay, args=(queue, after, arrived, stopping), daemon=True
             ).start()
+
         try:
+            for queue in queues() if callable(queues) else queues:
+                begin(queue, newest_event(self._commands, queue) if start is None else start)
+            looked_at = time.monotonic()
             while True:
-                events = arrived.get()
-                if isinstance(events, Exception):
-                    raise events
-                yield from events
+                yield from _next_of(arrived, None if names is None else _LOOK_S)
+                if names is not None and time.monotonic() - looked_at >= _LOOK_S:
+                    for queue in sorted(set(names()) - followed):
+                        begin(queue, "0-0" if start is None else start)
+                    looked_at = time.monotonic()
         finally:
             stopping.set()
 
@@ -124,6 +144,17 @@ class Events:
                         arrived.put(events)
         except Exception as error:  # raised by the iterator, in its caller
             arrived.put(error)
+
+
+def _next_of(arrived: SimpleQueue[list[Event] | Exception], timeout_s: float | None) -> list[Event]:
+    """What has come, or nothing in time."""
+    try:
+        events = arrived.get(timeout=timeout_s)
+    except Empty:
+        return []
+    if isinstance(events, Exception):
+        raise events
+    return events
 
 
 class Subscription:
@@ -203,6 +234,13 @@ class Subscription:
                 raise
             return []
         return list(reply[1])
+
+
+def _check_id(name: str, value: str) -> None:
+    """Such as the server gives: two numbers of 64 bits, or the first of them alone."""
+    found = _ID.fullmatch(value)
+    if found is None or any(int(part) >= 2**64 for part in found.groups(default="0")):
+        raise InvalidOption(name, value, "must be the id of an event, or 0-0 for all")
 
 
 def newest_event(commands: Commands, queue: str) -> str:

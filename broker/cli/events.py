@@ -26,7 +26,9 @@ def tail(
     ctx: typer.Context,
     queue: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[QUEUE]...", autocompletion=queues, help="By default all."),
+        typer.Argument(
+            metavar="[QUEUE]...", autocompletion=queues, help="By default all, new ones too."
+        ),
     ] = None,
     start: Annotated[
         str | None, typer.Option(help="Begin after this event; 0-0: with all that is there.")
@@ -36,7 +38,7 @@ def tail(
 ) -> None:
     """Print events until Ctrl-C, one a line."""
     broker = broker_of(ctx)
-    names = [known(broker.inspector, name) for name in queue or ()] or broker.inspector.queues()
+    names = [known(broker.inspector, name) for name in queue or ()] or broker.inspector.queues
     for number, event in enumerate(broker.events.follow(names, start=start), 1):
         if as_json:
             emit(event)

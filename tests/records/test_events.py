@@ -10,6 +10,7 @@ from typing import Any
 import dramatiq
 import pytest
 import redis
+from dramatiq import Message
 
 from broker import Event, InvalidOption, StreamsBroker
 from tests.conftest import StartWorker
@@ -166,3 +167,25 @@ def test_the_beginning_of_a_job_that_ends_at_once_is_told_before_its_end(
         told = list(islice(subscription, 3 * len(sent)))
     for id in sent:
         assert names(told, id) == ["queued", "started", "completed"]
+
+
+def test_a_queue_that_is_first_used_while_all_are_followed_is_followed_too(
+    broker: StreamsBroker,
+) -> None:
+    made: list[str] = []
+
+    def names() -> list[str]:
+        """The queues as they are; the first look is over when one of them begins."""
+        found = broker.inspector.queues()
+        if not made:
+            made.append(broker.enqueue(Message("new", "act", (), {}, {})).message_id)
+        return found
+
+    (event,) = islice(broker.events.follow(names), 1)
+    assert (event.queue, event.name, [event.message_id]) == ("new", "queued", made)
+
+
+@pytest.mark.parametrize("start", ["", "$", "1-", "-1", "1-2-3", f"{2**64}-0", "1\n"])
+def test_a_beginning_that_is_no_events_id_is_refused(broker: StreamsBroker, start: str) -> None:
+    with pytest.raises(InvalidOption, match="start"):
+        next(broker.events.follow(["default"], start=start))
