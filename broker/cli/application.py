@@ -9,9 +9,10 @@ from typing import Final
 
 import typer
 from dramatiq import Actor
+from dramatiq.errors import BrokerConnectionError
 
 from broker.broker import StreamsBroker
-from broker.errors import SettingsError
+from broker.errors import HeadraceError, SettingsError
 from broker.settings import Settings
 
 DEFAULT_APPLICATION: Final = "actors"
@@ -51,15 +52,18 @@ class Application:
         """The application's broker, with its actors and middleware.
 
         Raises:
-          SettingsError: ``--app`` names no module with a StreamsBroker.
+          SettingsError: ``--app`` names no module with a StreamsBroker, or one whose import fails.
         """
         name = DEFAULT_APPLICATION if self._module is None else self._module
         module, _, attribute = name.partition(":")
         sys.path.insert(0, "")  # as dramatiq's own command line finds modules
         try:
             found = getattr(importlib.import_module(module), attribute or "broker", None)
-        except ModuleNotFoundError as error:
-            raise SettingsError("--app", name, f"can't be imported ({error})") from error
+        except (HeadraceError, BrokerConnectionError):
+            raise  # it has a status of its own
+        except Exception as error:
+            rule = f"can't be imported ({type(error).__name__}: {error})"
+            raise SettingsError("--app", name, rule) from error
         if not isinstance(found, StreamsBroker):
             raise SettingsError("--app", name, "must be a module with a StreamsBroker `broker`")
         return found

@@ -22,6 +22,10 @@ app: Final = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Look at jobs, cancel, retry, enqueue them."
 )
 
+_LONGEST_PAGE: Final = 10_000
+#: Parameters of a send that are no options of the message.
+_NO_OPTIONS: Final = ("self", "args", "kwargs", "delay")
+
 Id = Annotated[str, typer.Argument(metavar="ID", help="Of the job: its message's id.")]
 
 
@@ -30,7 +34,9 @@ def ls(
     ctx: typer.Context,
     queue: Queue,
     state: Annotated[State, typer.Option(help="In which state.")] = State.QUEUED,
-    limit: Annotated[int, typer.Option(min=1, help="The most jobs of a page.")] = 50,
+    limit: Annotated[
+        int, typer.Option(min=1, max=_LONGEST_PAGE, help="The most jobs of a page.")
+    ] = 50,
     after: Annotated[str | None, typer.Option(help="The `cursor` of the page before.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -161,6 +167,9 @@ def _option(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise InvalidOption("--option", text, "must be NAME=JSON")
+    if name in _NO_OPTIONS:
+        rule = "must name an option of the message; JSON, --kwargs and --delay say the rest"
+        raise InvalidOption("--option", name, rule)
     return name, _json(f"--option {name}", value)
 
 

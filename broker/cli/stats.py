@@ -24,6 +24,7 @@ from broker.workers import WorkerInfo
 app: Final = typer.Typer(add_completion=False)
 
 _SEEN_LATELY_MS: Final = 60_000
+_LONGEST_WAIT_MS: Final = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,9 @@ class Stats:
 @app.command("stats")
 def stats(
     ctx: typer.Context,
-    every: Annotated[int, typer.Option(min=100, help="Ms between two looks.")] = 1_000,
+    every: Annotated[
+        int, typer.Option(min=100, max=_LONGEST_WAIT_MS, help="Ms between two looks.")
+    ] = 1_000,
     count: Annotated[int | None, typer.Option(min=1, help="End after so many looks.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import dramatiq
@@ -385,7 +386,46 @@ def test_a_wrong_setting_has_its_own_status(
 
 @pytest.mark.parametrize(
     "arguments",
-    [("queues", "lss"), ("queue",), ("queues", "show"), ("jobs", "ls", "m", "--state=x")],
+    [
+        *(("queues", "lss"), ("queue",), ("queues", "show"), ("jobs", "ls", "m", "--state=x")),
+        ("events", "tail", "mail", "--start", "yesterday"),
+        ("events", "tail", "--start", "18446744073709551616-0"),
+        ("jobs", "ls", "mail", "--limit", "99999999999999999999"),
+        ("stats", "--every", "99999999999999999999"),
+        ("--app", ":broker", "queues", "ls"),
+    ],
 )
-def test_a_wrong_command_line_is_refused(headrace: Headrace, arguments: tuple[str, ...]) -> None:
+def test_a_wrong_command_line_is_refused(
+    headrace: Headrace, broker: StreamsBroker, arguments: tuple[str, ...]
+) -> None:
+    _send(broker)
     assert headrace(*arguments).status == Exit.USAGE
+
+
+@pytest.mark.parametrize("option", ["args=[]", "kwargs={}", "delay=3", "self=1"])
+def test_what_a_send_takes_beside_options_is_no_option(
+    headrace: Headrace, broker: StreamsBroker, option: str
+) -> None:
+    payload = '{"type": "in-app", "userId": "u", "payload": {"text": "t"}}'
+    ran = headrace("jobs", "enqueue", "send_notification", payload, "--option", option)
+    assert (ran.status, len(ran.err.splitlines())) == (Exit.USAGE, 1)
+
+
+@pytest.mark.parametrize(
+    ("source", "told"), [("def f(:", "SyntaxError"), ("1 / 0", "ZeroDivisionError: division by")]
+)
+def test_an_application_that_does_not_begin_is_told_in_one_line(
+    headrace: Headrace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    namespace: str,
+    source: str,
+    told: str,
+) -> None:
+    module = f"broken_{namespace.replace('-', '_')}"
+    (tmp_path / f"{module}.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    ran = headrace("--app", module, "queues", "ls")
+    assert ran.status == Exit.USAGE
+    (line,) = ran.err.splitlines()
+    assert told in line
