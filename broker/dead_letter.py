@@ -18,6 +18,8 @@ from broker.sealing import Unauthenticated
 
 #: Parts of a dead letter's value before the entry's fields: bury.lua.
 EVIDENCE: Final = 22
+#: What a sealed letter has beside its entry's fields: the message's place in a flow; bury.lua.
+_PLACE: Final = b"flow"
 #: The options that count attempts, or tell of them.
 _COUNTERS: Final = (
     *(evidence.ATTEMPTS, "retries", "traceback"),
@@ -120,7 +122,9 @@ class DeadLetter:
 
     def redriven(self) -> Redriven:
         """The letter as it goes back to its queue: its attempts begin anew."""
-        fields = [part for pair in self.raw.items() for part in pair]
+        entry_fields = self.raw
+        place = entry_fields.pop(_PLACE, b"") if self.sealed else b""
+        fields = [part for pair in entry_fields.items() for part in pair]
         message = self.header if self.message is None else self.message
         # A forgery goes back as it came as well: it must not speak for the message it names.
         if message is None or self.reason == Unauthenticated.reason:
@@ -133,7 +137,7 @@ class DeadLetter:
             self.level,
             self.deduplication_key,
             entry.with_options(message, fields, options),
-            flow_step.place_in(options),
+            flow_step.place_in(options) or _text(place),
         )
 
     @classmethod

@@ -25,8 +25,8 @@
 --@include clock
 --@include wake
 --@include record
---@include bury
 --@include fields
+--@include bury
 --@include lost
 --@include outbox
 --@include hand_back

@@ -22,8 +22,8 @@
 --@include clock
 --@include wake
 --@include record
---@include bury
 --@include fields
+--@include bury
 --@include lost
 --@include outbox
 --@include hand_back

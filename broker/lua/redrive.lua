@@ -11,7 +11,7 @@
 -- KEYS[9] lapsing     ZSET    deduplication key -> when it is free again, unix ms; of those with a ttl
 -- KEYS[10..] ready     STREAM  one a level, lowest first
 -- ARGV[1..] letter    msgpack [key among the dead, message id or "", level, deduplication key or "", [field, value, ...],
---           its place in a flow or ""]
+--           its place in a flow, or "" where it can't be read: the record's stays]
 -- Returns the number moved; a letter that is no longer there is passed over, so a repeat moves nothing twice
 -- Errors  BADARG a level without a stream, or fields that are no entry or more than one may have; nothing written
 -- Cost    O(log N) a letter, N dead
@@ -41,7 +41,7 @@ for _, letter in ipairs(letters) do
     redis.call("ZREM", KEYS[1], letter[1])
     if letter[2] ~= "" then
       local record = job_prefix .. letter[2]
-      local prior = redis.call("HMGET", record, "token", "state", "dedup", "entry", "finished")
+      local prior = redis.call("HMGET", record, "token", "state", "dedup", "entry", "finished", "flow")
       local live = prior[1] and not prior[2]
       if live then  -- sent again since it died: two copies of it run
         redis.call("HINCRBY", record, "others", 1)
@@ -51,8 +51,9 @@ for _, letter in ipairs(letters) do
       if not live or prior[1] == "" then  -- now somebody has enqueued it
         redis.call("HSET", record, "token", "redrive")
       end
-      if letter[6] ~= "" then
-        redis.call("HSET", record, "flow", letter[6])
+      local place = letter[6] ~= "" and letter[6] or prior[6]
+      if place then
+        redis.call("HSET", record, "flow", place)
       end
       if prior[4] or prior[5] or not prior[1] then  -- one that died before its entry was noted has no entry
         redis.call("HSET", record, "entry", letter[3] .. ":" .. entry)

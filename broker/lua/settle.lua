@@ -212,6 +212,7 @@ function outcomes.bury(s)
   local evidence = { reason = s[10], error = s[11], deliveries = s[4], level = s[2], dedup = s[7] }
   evidence.actor, evidence.error_type, evidence.trail = s[12], s[13], s[14]
   evidence.lost = s[6] ~= "" and redis.call("HGET", job_prefix .. s[6], "lost") or ""
+  evidence.flow = s.prior and s.prior[5]
   local found = redis.call("XRANGE", KEYS[16 + s[2]], s[3], s[3])[1]
   if found then  -- deleted by hand: there is nothing left to keep
     local letter = bury(KEYS[3], KEYS[4], id, s[3], now, evidence, found[2])

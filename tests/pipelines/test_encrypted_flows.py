@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipelines.flow import chain
 from tests.conftest import NewBroker, StartWorker
 from tests.contract.recording import Seen
 from tests.middleware.sealed import RING, SECRET, leaks
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, eventually
 
 TIMEOUT_MS = int(PATIENCE_S * 1000)
 
@@ -46,6 +47,7 @@ class Steps:
 
     def __init__(self) -> None:
         self.seen = seen = Seen()
+        self.are_mended = threading.Event()
 
         @dramatiq.actor(queue_name="home")
         def whisper(word: str) -> str:
@@ -60,7 +62,13 @@ class Steps:
         def fail(*words: Any) -> None:
             raise ValueError(words)
 
-        self.whisper, self.hear, self.fail = whisper, hear, fail
+        @dramatiq.actor(queue_name="away", max_retries=0)
+        def mended(word: str) -> str:
+            if not self.are_mended.is_set():
+                raise ValueError("broken")
+            return word
+
+        self.whisper, self.hear, self.fail, self.mended = whisper, hear, fail, mended
 
 
 def test_results_go_from_step_to_step_sealed(
@@ -85,6 +93,27 @@ def test_a_failed_steps_error_is_its_type_alone(
     flow_id = flows.start(chain("secret", steps.whisper.message(SECRET), steps.fail.message()))
     record = flows.wait(flow_id, TIMEOUT_MS)
     assert record.state == "failed"
+    assert leaks(client, broker.namespace) == []
+
+
+@pytest.mark.parametrize("record", ["kept", "gone"])
+def test_an_encrypted_step_that_is_redriven_takes_its_flow_up(
+    broker: StreamsBroker, start_worker: StartWorker, client: redis.Redis, record: str
+) -> None:
+    steps = Steps()
+    start_worker(broker)
+    flow_id = flows.start(chain("secret", steps.mended.message(SECRET), steps.hear.message()))
+    assert flows.wait(flow_id, TIMEOUT_MS).state == "failed"
+    steps.are_mended.set()
+    if record == "gone":
+        client.delete(f"{broker.flows.keys('away').job_prefix}{flow_id}-0")
+    assert flows.resume(flow_id) == 1
+    eventually(
+        lambda: flows.get(flow_id),
+        lambda found: found is not None and found.state == "completed",
+        what="the resumed flow",
+    )
+    assert steps.seen.next() == (SECRET,)
     assert leaks(client, broker.namespace) == []
 
 

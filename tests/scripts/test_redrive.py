@@ -45,6 +45,15 @@ def test_a_redriven_letter_takes_its_deduplication_key_unless_it_is_held(
     assert scripts.record("held") == {b"token": b"redrive"}
 
 
+def test_a_redriven_letter_keeps_the_place_in_a_flow_that_its_record_names(
+    scripts: Scripts,
+) -> None:
+    scripts.bury("m")
+    scripts.client.hset(scripts.keys.job_prefix + "m", "flow", "place")
+    scripts.commands.redrive(QUEUE, [letter("m")])
+    assert scripts.record("m") == {b"token": b"redrive", b"flow": b"place"}
+
+
 def test_a_letter_that_is_no_message_leaves_no_record(scripts: Scripts) -> None:
     scripts.client.zadd(scripts.keys.dead, {"0:7-7": 1})
     assert scripts.commands.redrive(QUEUE, [Redriven("0:7-7", "", 0, "", [b"x", b"\xff"])]) == 1

@@ -8,7 +8,8 @@ end
 -- Move a message to the dead letters; the caller removes the source afterwards. Returns its id there.
 -- The value is one msgpack array of strings: eleven pairs of evidence, then the entry's fields.
 -- `evidence` has reason, error, deliveries, level, dedup (the message's deduplication key or "") and,
--- where they are known, actor, error_type, trail (traceback and attempts) and lost (see lost.lua).
+-- where they are known, actor, error_type, trail (traceback and attempts), lost (see lost.lua) and flow
+-- (the message's place in one). Needs field.
 local function bury(dead, messages, id, entry, now, evidence, fields)
   local packed = {
     "reason", evidence.reason,
@@ -25,6 +26,10 @@ local function bury(dead, messages, id, entry, now, evidence, fields)
   }
   for _, part in ipairs(fields) do
     packed[#packed + 1] = part
+  end
+  if evidence.flow and field(fields, "sealed") and not field(fields, "flow") then
+    packed[#packed + 1] = "flow"  -- whoever redrives it can't read it there, and its record may be gone
+    packed[#packed + 1] = evidence.flow
   end
   local key, copies = id, 0
   while redis.call("HEXISTS", messages, key) == 1 do  -- several entries of one id died: keep all

@@ -28,7 +28,7 @@ local function hand_back(keys, entries, max_deliveries, level, told_of, spare)
     local message = found and field(found[2], "id")
     message = message ~= "" and message
     local name = message or (level .. ":" .. id)
-    local prior = message and redis.pcall("HMGET", job_prefix .. message, "unsettled", "cancel") or {}
+    local prior = message and redis.pcall("HMGET", job_prefix .. message, "unsettled", "cancel", "flow") or {}
     if prior.err then  -- a record of another type tells nothing, and hinders no end
       message, prior = false, {}
     end
@@ -53,6 +53,7 @@ local function hand_back(keys, entries, max_deliveries, level, told_of, spare)
           dedup = message and held_key(job_prefix .. message) or "",
           actor = field(found[2], "actor") or "",
           lost = message and redis.call("HGET", job_prefix .. message, "lost") or "",
+          flow = prior[3],
         }
         bury(keys.dead, keys.dead_messages, name, id, now, evidence, found[2])
         if message then
