@@ -251,6 +251,21 @@ def test_a_redriven_step_takes_the_flow_up_where_it_failed(start: Start) -> None
     assert entries[-1][1][b"id"].decode() == f"{flow.plan.id}-4.2", "the second end's hook"
 
 
+@pytest.mark.parametrize("policy", ["ignore", "continue"])
+def test_a_failure_that_stops_no_flow_is_passed_on_when_the_flow_is_taken_up(
+    start: Start, policy: Any
+) -> None:
+    flow = Flow("f").step("stops", message()).step("may fail", message(), policy=policy)
+    started = start(flow.step("join", message(), after=["stops", "may fail"]))
+    started.end(0, "dead", error="no")
+    started.end(1, "dead", error="nor this")
+    assert started.record().state == "failed"
+    started.end(0)
+    assert started.ready() == [0, 1, 2]
+    started.end(2)
+    assert started.record().state == {"ignore": "completed", "continue": "failed"}[policy]
+
+
 def test_a_second_failure_of_two_keeps_a_flow_from_being_taken_up(start: Start) -> None:
     flow = start(diamond())
     flow.end(0)

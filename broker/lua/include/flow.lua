@@ -291,7 +291,8 @@ local function reopen(keys, flow, number, step, message)
     redis.call("PERSIST", part(keys, flow, name))
   end
   for other = 1, tonumber(get(keys, flow, "steps")) do
-    if get(keys, flow, other .. ":state") == "completed" then  -- while the flow was stopped
+    local ended = get(keys, flow, other .. ":state")
+    if ended == "completed" or ended == "failed" then  -- while the flow was stopped, and did not stop it
       pass_on(keys, flow, other, step_of(keys, flow, other))
     elseif get(keys, flow, other .. ":held") then
       add(keys, flow, "open", tonumber(get(keys, flow, other .. ":held")))
