@@ -66,7 +66,7 @@ class Producer:
     def send(self, messages: list[Message[Any]], delay: int | None) -> list[Message[Any]]:
         """Enqueue messages of one queue, ``delay`` ms from now if given."""
         if delay is not None:
-            delay = _whole_ms(delay)
+            delay = whole_ms(delay)
             eta = current_millis() + delay
             messages = type(messages)(m.copy(options={"eta": eta}) for m in messages)
         elif any("eta" in message.options for message in messages):
@@ -247,8 +247,12 @@ def _check(message: Message[Any]) -> None:
         check_json(message.options)
 
 
-def _whole_ms(delay: float) -> int:
-    """A delay as RedisBroker takes it: a part of a millisecond is dropped, what is past is now."""
+def whole_ms(delay: float) -> int:
+    """A delay as RedisBroker takes it: a part of a millisecond is dropped, what is past is now.
+
+    Raises:
+      InvalidOption: it is no number, or a century and more.
+    """
     whole = int(delay) if type(delay) is float and math.isfinite(delay) else delay
     return max(0, check_int("delay", whole, -LONGEST_DELAY_MS, LONGEST_DELAY_MS))
 

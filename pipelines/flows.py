@@ -20,6 +20,7 @@ from broker.flow_commands import NewFlow
 from broker.flow_step import OPTION
 from broker.new_message import NewMessage
 from broker.outbox import Letter
+from broker.producer import whole_ms
 from broker.stopping import stop
 from middleware.correlation import OPTION as CORRELATION
 from middleware.correlation import current_correlation_id
@@ -202,8 +203,9 @@ def _new_flow(plan: Plan, home: str, correlation: str, messages: list[bytes]) ->
 
 def _packed(home: str, message: Message[Any], new: NewMessage) -> bytes:
     """As ``make_ready.lua`` reads it."""
-    place, delay = message.options[OPTION]["at"], message.options.get("delay") or 0
+    place, delay = message.options[OPTION]["at"], message.options.get("delay")
+    delay_ms = 0 if delay is None else whole_ms(delay)
     queue = "" if message.queue_name == home else message.queue_name
     return packing.pack_array(
-        (place, queue, new.message_id, new.level, delay, new.recorded, new.fields)
+        (place, queue, new.message_id, new.level, delay_ms, new.recorded, new.fields)
     )

@@ -264,6 +264,26 @@ def test_who_waits_is_told_what_there_is_and_what_there_is_not(
         flows.results(flow_id, "other")
 
 
+@pytest.mark.parametrize("delay", ["5", True, float("inf"), 10**30])
+def test_nothing_is_started_of_a_flow_with_a_delay_that_is_none(
+    broker: StreamsBroker, steps: Steps, delay: object
+) -> None:
+    m = steps.message
+    with pytest.raises(InvalidOption, match="delay"):
+        flows.start(chain("bad", m(steps.note), m(steps.note, delay=delay)))
+    assert broker.inspector.size("home") == 0
+    assert list(broker.client.scan_iter(match=f"*{broker.namespace}:home*flow*")) == []
+
+
+@pytest.mark.parametrize("delay", [None, -5, 0.5])
+def test_a_step_whose_delay_is_over_runs_at_once(
+    broker: StreamsBroker, steps: Steps, start_worker: StartWorker, delay: object
+) -> None:
+    start_worker(broker)
+    flow_id = flows.start(chain("now", steps.message(steps.note, delay=delay)))
+    assert flows.wait(flow_id, TIMEOUT_MS).state == "completed"
+
+
 def test_nothing_is_started_of_a_flow_without_steps_or_with_a_wrong_option(
     broker: StreamsBroker, steps: Steps
 ) -> None:
