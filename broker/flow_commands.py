@@ -122,7 +122,10 @@ class FlowCommands(Runner):
         ]
 
     def reopen(self, place: Place) -> tuple[bool, list[Letter]]:
-        """Take back the failure of a message that was redriven; False: its flow can't go on."""
+        """Take back the failure of a step's message that was redriven, if it stopped the flow.
+
+        False: the message may not run, as its flow can't go on.
+        """
         keys = _of_steps(self.keys(place.home))
         args = (place.flow_id, place.step, place.number)
         may_run, rows = self._run("reopen_flow", keys, *args)

@@ -33,8 +33,8 @@ class Flows(Middleware):
     """Needed on every broker that runs flows, above what looks at arguments.
 
     A step of a flow that was cancelled does not run, nor one that comes back from the dead letters
-    to a flow that can't go on. A result that JSON can't represent, or that
-    is too large, buries its step: nothing goes on without it.
+    to a flow that can't go on; what undoes and hooks always run. A result that JSON can't
+    represent, or that is too large, buries its step: nothing goes on without it.
     """
 
     def before_take(self, broker: StreamsBroker, deliveries: Sequence[Delivery]) -> None:
@@ -141,7 +141,8 @@ def _begin(broker: StreamsBroker, message: Delivery, step: FlowStep, place: Plac
     begun = message.begun
     if begun is None:
         (begun,) = broker.flows.begin(place.home, [_beginning(step, place)])
-    if begun.state in ("stopping", "failed") and message.options.get("redrives"):
+    is_step, redriven = step.kind == "step", message.options.get("redrives")
+    if is_step and redriven and begun.state in ("stopping", "failed"):
         may_run, letters = broker.flows.reopen(place)
         broker.worker.deliver(place.home, letters)
         return dataclasses.replace(begun, may_run=may_run)

@@ -33,6 +33,11 @@ local step = step_of(keys, flow, number)
 if not step then
   return { 0, keys.letters }
 end
+-- What its flow goes on without runs for itself, unless what was done is undone.
+if step.policy ~= "fail" then
+  local stands = get(keys, flow, "state") ~= "compensating" and not get(keys, flow, "undone")
+  return { stands and not was_stopped(keys, flow) and 1 or 0, keys.letters }
+end
 local under_way = redis.call("GETBIT", part(keys, flow, ":ended"), message) == 0  -- it was taken back before
 local goes_on = get(keys, flow, "reason") == "failed" and not get(keys, flow, "undone")
 local may_run = (under_way and goes_on) or reopen(keys, flow, number, step, message)

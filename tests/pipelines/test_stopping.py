@@ -8,6 +8,7 @@ from typing import Any
 
 import dramatiq
 import pytest
+from dramatiq import Message
 
 from broker import JobCancelled, StreamsBroker
 from broker.flow_step import FlowOutcome
@@ -211,3 +212,81 @@ def test_a_flow_that_was_undone_is_not_resumed(
     assert flows.get(flow_id) == record
     assert seen.take(2) == ["first", "first"]
     assert seen.nothing_more(0.1)
+
+
+class Mended:
+    """An actor that fails until it is mended, and tells then what it was given."""
+
+    def __init__(self) -> None:
+        self.seen = Seen()
+        self.is_mended = threading.Event()
+
+        @dramatiq.actor(queue_name="home")
+        def made() -> str:
+            return "made"
+
+        @dramatiq.actor(queue_name="away", max_retries=0)
+        def mended(name: str, *given: Any) -> None:
+            if not self.is_mended.is_set():
+                raise ValueError("broken")
+            self.seen.add((name, *given))
+
+        @dramatiq.actor(queue_name="home", max_retries=0)
+        def fail(*given: Any) -> None:
+            raise ValueError("on purpose")
+
+        self.made, self.mended, self.fail = made, mended, fail
+
+    def message(self, name: str) -> Message[None]:
+        return self.mended.message_with_options(args=(name,))
+
+
+def test_what_undoes_and_hooks_of_a_failed_flow_run_when_they_are_redriven(
+    broker: StreamsBroker, start_worker: StartWorker
+) -> None:
+    steps = Mended()
+    flow = Flow("f").step("made", steps.made.message(), undo=steps.message("undo"))
+    flow.step("fail", steps.fail.message(), after="made").on_failure(steps.message("hook"))
+    start_worker(broker)
+    flow_id = flows.start(flow)
+    assert flows.wait(flow_id, TIMEOUT_MS).state == "failed"
+    eventually(lambda: broker.inspector.queue("away").dead, lambda n: n == 2, what="both letters")
+    steps.is_mended.set()
+    assert broker.inspector.redrive("away") == 2
+    undone, told = sorted(steps.seen.take(2), reverse=True)
+    assert undone == ("undo", "made")
+    assert FlowOutcome(**told[1]).state == "failed"
+    record = eventually(
+        lambda: flows.get(flow_id),
+        lambda found: found is not None and not any(each.failed for each in found.steps[2:]),
+        what="the ends of both",
+    )
+    assert record is not None
+    assert record.state == "failed"
+    assert [(each.state, each.done) for each in record.steps[2:]] == [("completed", 1)] * 2
+
+
+@pytest.mark.parametrize("policy", ["continue", "ignore"])
+@pytest.mark.parametrize("undone", [False, True])
+def test_a_redriven_step_that_did_not_stop_its_failed_flow_runs_for_itself_unless_that_was_undone(
+    broker: StreamsBroker, start_worker: StartWorker, policy: Any, undone: bool
+) -> None:
+    steps = Mended()
+    undo = steps.made.message_with_options(pipe_ignore=True) if undone else None
+    flow = Flow("f").step("may fail", steps.message("step"), policy=policy)
+    flow.step(
+        "made", steps.made.message_with_options(pipe_ignore=True), after="may fail", undo=undo
+    )
+    flow.step("fail", steps.fail.message(), after="made")
+    start_worker(broker)
+    flow_id = flows.start(flow)
+    record = flows.wait(flow_id, TIMEOUT_MS)
+    assert record.state == "failed"
+    steps.is_mended.set()
+    assert broker.inspector.redrive("away") == 1
+    broker.join("away", timeout=TIMEOUT_MS)
+    assert flows.get(flow_id) == record
+    if undone:
+        assert steps.seen.nothing_more(0.1)
+    else:
+        assert steps.seen.next() == ("step",)

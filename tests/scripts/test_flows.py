@@ -431,11 +431,10 @@ def test_a_redriven_message_may_run_again_before_its_end_is_known(start: Start) 
     assert flow.ready()[-1] == 3
 
 
-@pytest.mark.parametrize("why", ["cancelled", "undone", "ignored", "forgotten"])
+@pytest.mark.parametrize("why", ["cancelled", "undone", "forgotten"])
 def test_a_flow_that_cant_go_on_is_not_taken_up(start: Start, why: str) -> None:
-    policy: Any = "ignore" if why == "ignored" else "fail"
     flow = Flow("f").step("a", message(), undo=message() if why == "undone" else None)
-    flow.step("b", message(), after="a", policy=policy)
+    flow.step("b", message(), after="a")
     started = start(flow.step("c", message(), after="a"))
     started.end(0)
     if why == "cancelled":
@@ -449,6 +448,20 @@ def test_a_flow_that_cant_go_on_is_not_taken_up(start: Start, why: str) -> None:
     before = started.commands.find("home", started.plan.id)
     assert started.commands.reopen(started.place(1)) == (False, [])
     started.end(1)
+    assert started.commands.find("home", started.plan.id) == before
+
+
+def test_a_redriven_step_without_which_its_flow_goes_on_may_run_and_changes_nothing(
+    start: Start,
+) -> None:
+    flow = Flow("f").step("a", message(), policy="ignore").step("b", message(), policy="continue")
+    started = start(flow.step("c", message()))
+    for number in range(3):
+        started.end(number, "dead", error="no")
+    before = started.commands.find("home", started.plan.id)
+    for number in (0, 1):
+        assert started.commands.reopen(started.place(number)) == (True, [])
+        started.end(number, result="1")
     assert started.commands.find("home", started.plan.id) == before
 
 

@@ -337,8 +337,18 @@ end
 
 -- Of one that undoes or was sent at the end.
 local function note_end(keys, flow, number)
-  put(flow, number .. ":state", get(keys, flow, number .. ":failed") and "failed" or "completed")
+  local failed = tonumber(get(keys, flow, number .. ":failed") or 0) > 0
+  put(flow, number .. ":state", failed and "failed" or "completed")
   put(flow, number .. ":ended", now_text())
+end
+
+-- One of those has failed before, and has completed since: its letter was redriven.
+local function take_back_failure(keys, flow, number, message)
+  if redis.call("HDEL", part(keys, flow, ":failed"), message) == 1 then
+    add(keys, flow, number .. ":failed", -1)
+    add(keys, flow, number .. ":done", 1)
+    note_end(keys, flow, number)
+  end
 end
 
 -- A message of the flow has ended, as completed or otherwise: count it once, however often it is told.
@@ -353,7 +363,9 @@ local function advance(keys, flow, number, message, state, result, error, starte
     return  -- the flow is forgotten
   end
   if redis.call("SETBIT", ended, message, 1) == 1 then
-    if state ~= "completed" or not reopen(keys, flow, number, step, message) then
+    if state == "completed" and step.kind ~= "step" then
+      return take_back_failure(keys, flow, number, message)
+    elseif state ~= "completed" or not reopen(keys, flow, number, step, message) then
       return
     end
     redis.call("SETBIT", ended, message, 1)
