@@ -139,9 +139,10 @@ def cancel(flow_id: str, *, broker: StreamsBroker | None = None) -> bool:
 def resume(flow_id: str, *, broker: StreamsBroker | None = None) -> int:
     """Take a failed flow up where it failed: redrive the dead letters of its failed steps.
 
-    Returns how many there were. The flow goes on as each of them completes; what comes after
-    them runs then for the first time. A flow that was undone, even in part, is not taken up:
-    its steps would build on what is no longer there.
+    They are found in whichever queue's dead letters they lie. Returns how many there were. The
+    flow goes on as each of them completes; what comes after them runs then for the first time. A
+    flow that was undone, even in part, is not taken up: its steps would build on what is no
+    longer there.
 
     Raises:
       FlowUnknown: there is no such flow.
@@ -157,7 +158,15 @@ def resume(flow_id: str, *, broker: StreamsBroker | None = None) -> int:
         if step.kind == "step":
             for queue in step.queues:
                 letters[queue] += (f"{flow_id}-{number}" for number in step.errors)
-    return sum(broker.inspector.redrive(queue, ids) for queue, ids in letters.items())
+    return sum(_redrive(broker, queue, ids) for queue, ids in letters.items())
+
+
+def _redrive(broker: StreamsBroker, queue: str, ids: list[str]) -> int:
+    moved = broker.inspector.redrive(queue, ids)
+    if moved < len(ids):  # the others may lie among those of another queue: `dead_queue`
+        others = (name for name in broker.inspector.queues() if name != queue)
+        moved += sum(broker.inspector.redrive(name, ids) for name in others)
+    return moved
 
 
 def _known(flow_id: str, broker: StreamsBroker) -> FlowRecord:

@@ -184,6 +184,34 @@ def test_a_failed_flow_is_resumed_from_the_steps_that_failed(
     assert [broker.inspector.queue(name).dead for name in ("home", "away")] == [0, 0]
 
 
+def test_a_failed_flow_is_resumed_from_another_queues_dead_letters(
+    broker: StreamsBroker, start_worker: StartWorker
+) -> None:
+    is_mended = threading.Event()
+
+    @dramatiq.actor(queue_name="home", max_retries=0, dead_queue="graveyard")
+    def mended() -> None:
+        if not is_mended.is_set():
+            raise ValueError("broken")
+
+    start_worker(broker)
+    flow_id = flows.start(chain("f", [mended.message(), mended.message()]))
+    assert flows.wait(flow_id, TIMEOUT_MS).state == "failed"
+    eventually(
+        lambda: [broker.inspector.queue(name).dead for name in ("home", "graveyard")],
+        lambda dead: dead == [0, 2],
+        what="the letters in the other queue",
+    )
+    is_mended.set()
+    assert flows.resume(flow_id) == 2
+    eventually(
+        lambda: flows.get(flow_id),
+        lambda found: found is not None and found.state == "completed",
+        what="the resumed flow",
+    )
+    assert broker.inspector.queue("graveyard").dead == 0
+
+
 def test_a_redrive_by_an_operator_resumes_the_flow_as_well(
     broker: StreamsBroker, start_worker: StartWorker
 ) -> None:
