@@ -129,7 +129,8 @@ def cancel(flow_id: str, *, broker: StreamsBroker | None = None) -> bool:
     """Stop a flow; False if it has ended, is unknown, or ends for another reason already.
 
     Nothing of it begins any more. What waits is cancelled when this returns, what runs within a
-    second; what was done is undone, and then the flow has ended as cancelled.
+    second; what was done is undone, and then the flow has ended as cancelled. What waits and keeps
+    no record (``records=False``) is cancelled when a worker takes it.
     """
     broker = _broker(broker)
     home = _home(flow_id)

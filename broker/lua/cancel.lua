@@ -13,7 +13,8 @@
 -- KEYS[11..] ready    STREAM  one a level, lowest first
 -- ARGV[1] id          str     of the message
 -- ARGV[2] channel     str     on which workers hear of it
--- Returns cancelled, requested (it runs), ended (before this), or unknown
+-- Returns cancelled, requested (it runs), ended (before this), or unknown; also for a step of a flow that keeps no
+--         record, of which nobody knows where it lies: whoever runs it is asked to end it
 -- Errors  none of its own
 -- Cost    O(log N), N scheduled or pending
 --@include clock
@@ -24,7 +25,7 @@
 --@include located
 local id, job_prefix = ARGV[1], KEYS[4]
 local record = job_prefix .. id
-local prior = redis.call("HMGET", record, "token", "state", "entry")
+local prior = redis.call("HMGET", record, "token", "state", "entry", "flow")
 if not prior[1] then
   return "unknown"
 elseif prior[2] then
@@ -51,13 +52,22 @@ if redis.call("ZREM", KEYS[1], id) == 1 then
   -- Another copy of it waits or runs.
 end
 
+local function request()
+  redis.call("PUBLISH", ARGV[2], id)  -- first: it may be denied
+  redis.call("HSET", record, "cancel", "1")
+end
+
+if prior[4] and not prior[3] then
+  request()
+  return "unknown"
+end
+
 local ready, entry, found, delivery = located(prior[3], function(level) return KEYS[11 + level] end)
 if not found then
   return "unknown"
 end
 if delivery and delivery[2] ~= "~released" then
-  redis.call("PUBLISH", ARGV[2], id)  -- first: it may be denied
-  redis.call("HSET", record, "cancel", "1")
+  request()
   return "requested"
 end
 finish_as_cancelled(found[2])

@@ -102,6 +102,32 @@ def test_a_flow_nobody_works_on_is_cancelled_when_the_call_returns(
     assert not flows.cancel("home.unknown")
 
 
+def test_steps_without_records_that_wait_are_cancelled_when_a_worker_takes_them(
+    broker: StreamsBroker, slow: Slow, start_worker: StartWorker
+) -> None:
+    notes = [slow.note.message_with_options(args=(n,), records=False) for n in range(3)]
+    flow_id = flows.start(chain("c", notes, slow.note.message()))
+    assert flows.cancel(flow_id)
+    start_worker(broker)
+    record = flows.wait(flow_id, TIMEOUT_MS)
+    assert [(step.state, step.done) for step in record.steps] == [("cancelled", 0), ("skipped", 0)]
+    assert record.state == "cancelled"
+    assert slow.seen.nothing_more(0.1)
+
+
+def test_steps_without_records_that_run_are_interrupted_by_cancelling_their_flow(
+    broker: StreamsBroker, slow: Slow, start_worker: StartWorker
+) -> None:
+    message = slow.slow.message_with_options(args=(), records=False)
+    flow_id = flows.start(chain("c", [message] * 5))
+    start_worker(broker)
+    wait_for(slow.begun, "a slow step")
+    assert flows.cancel(flow_id)
+    record = flows.wait(flow_id, TIMEOUT_MS)
+    assert (record.state, record.steps[0].done) == ("cancelled", 0)
+    assert slow.seen.next() == "interrupted"
+
+
 def test_a_flow_ends_when_its_time_is_over(
     broker: StreamsBroker, slow: Slow, start_worker: StartWorker
 ) -> None:

@@ -1,7 +1,8 @@
 -- Make a flow's message ready in this queue. Returns how many it made: one that is known is passed over
 -- where `keys.guarded` says that it may be told of twice.
 -- `message` is {its place in the flow, queue, id, level, delay, recorded, {field, value, ...}}; with
--- `due`, unix ms, it is put aside until then instead. `given`, packed results, goes with it.
+-- `due`, unix ms, it is put aside until then instead. `given`, packed results, goes with it
+-- unless it keeps no record: it can't be found when its flow is cancelled, so its worker has to ask.
 -- `keys` has job_prefix, events and ready, which gives a level's stream and the level itself, or
 -- scheduled and messages. Needs tell and field.
 local function make_ready(keys, message, due, given)
@@ -18,7 +19,7 @@ local function make_ready(keys, message, due, given)
     redis.call("HSET", keys.messages, id, cmsgpack.pack(fields))
     redis.call("ZADD", keys.scheduled, due, id)
   else
-    if given then
+    if given and message[6] then
       fields[#fields + 1] = "given"
       fields[#fields + 1] = given
     end
