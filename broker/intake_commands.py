@@ -10,7 +10,7 @@ import redis
 
 from broker import packing
 from broker.direct import direct, pipeline
-from broker.errors import translated
+from broker.errors import QueueClosed, translated
 from broker.event_source import (
     Aside,
     Event,
@@ -222,6 +222,9 @@ class IntakeCommands:
         """Make messages ready, each by the name of its event and actor, which is taken by that.
 
         Returns how many messages of the queue wait now; None if it was too late.
+
+        Raises:
+          QueueClosed: none was made.
         """
         k = self._keys(queue)
         keys = (
@@ -232,7 +235,12 @@ class IntakeCommands:
             packing.pack_texts((name, m.message_id, m.level, m.packed_claim, m.recorded, m.fields))
             for name, m in messages
         ]
-        waiting = int(self._run("take_events", keys, deadline_ms, token, *packed))
+        try:
+            waiting = int(self._run("take_events", keys, deadline_ms, token, *packed))
+        except redis.ResponseError as error:
+            if str(error) == "CLOSED":
+                raise QueueClosed(queue) from None
+            raise
         return None if waiting < 0 else waiting
 
     def forget(self, queue: str, source: str, names: Sequence[str]) -> None:

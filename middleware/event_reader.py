@@ -15,7 +15,7 @@ from dramatiq.errors import BrokerConnectionError
 from dramatiq.logging import get_logger
 from dramatiq.message import Message
 
-from broker import StreamsBroker
+from broker import QueueClosed, StreamsBroker
 from broker.event_source import Aside, Event, Handover, NoSource, Source, Stalled
 from broker.intake_commands import IntakeCommands
 from broker.new_message import NewMessage
@@ -28,6 +28,8 @@ _LONGEST_BLOCK_MS: Final = 1_000
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 #: How often a queue that is full is looked at.
 _FULL_PAUSE_S: Final = 0.2
+#: And one that is closed, which is for longer.
+_CLOSED_PAUSE_S: Final = 1.0
 _FORGOTTEN_PER_ROUND: Final = 500
 
 
@@ -44,7 +46,7 @@ class _TooLate(Exception):
 
 
 #: What is tried again as it is.
-_PASSING: Final = (_TooLate, NoSource, BrokerConnectionError)
+_PASSING: Final = (_TooLate, QueueClosed, NoSource, BrokerConnectionError)
 
 
 class Reader:
@@ -64,6 +66,7 @@ class Reader:
         self._lease_ms = broker.heartbeat_timeout
         self._consumer = broker.consumer_name
         self._waiting: dict[str, int] = {}
+        self._closed: str | None = None
         self._position: str | None = None
         self._known = False
         self._own = True
@@ -89,6 +92,9 @@ class Reader:
             try:
                 self._round()
                 self._pause_s = _FIRST_PAUSE_S
+                self._closed = None
+            except QueueClosed as error:
+                self._wait_closed(error.queue)
             except _TooLate:
                 self._own = True
                 self._logger.warning("Events of %s were held too long, reading them again.", self)
@@ -113,13 +119,25 @@ class Reader:
         self._stopping.wait(self._pause_s)
         self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
 
+    def _wait_closed(self, queue: str) -> None:
+        # What it has is read again then, and not before: each time counts as a delivery.
+        self._own = True
+        self._waiting.pop(queue, None)
+        if self._closed != queue:
+            self._closed = queue
+            self._logger.warning("Queue %r is closed, events of %s wait.", queue, self)
+        self._stopping.wait(_CLOSED_PAUSE_S)
+
     def _round(self) -> None:
         if not self._known:
             self._begin()
+        to_keep = time.monotonic() >= self._keep_at
+        if to_keep:
+            self._waiting.clear()  # taking over counts as a delivery, and is not for a closed queue
         if not self._has_room():
             self._stopping.wait(_FULL_PAUSE_S)
             return
-        if time.monotonic() >= self._keep_at:
+        if to_keep:
             self._keep()
         self._take(self._read())
 
@@ -141,10 +159,16 @@ class Reader:
         return self._commands.read(self._source, self._consumer, _BATCH, block_ms, self._lease_ms)
 
     def _has_room(self) -> bool:
-        """Whether every queue is below its bound; one that was not is looked at again."""
+        """Whether every queue is below its bound; one that was not is looked at again.
+
+        Raises:
+          QueueClosed: of one that is looked at.
+        """
         for queue, most in self._bounds().items():
             if self._waiting.get(queue, most) >= most:
                 info = self._broker.commands.inspect(queue)
+                if info.closed:
+                    raise QueueClosed(queue)
                 self._waiting[queue] = info.ready + info.scheduled + info.in_flight
             if self._waiting[queue] >= most:
                 return False

@@ -45,7 +45,7 @@ def replay(
 
     Raises:
       InvalidOption: names the parameter, its value and the rule.
-      BrokerConnectionError: call it again.
+      QueueClosed, BrokerConnectionError: call it again; it goes on behind what it made.
     """
     broker = actor.broker
     if not isinstance(broker, StreamsBroker):

@@ -12,8 +12,8 @@
 -- ARGV[1] deadline    int     unix ms; later the events may be somebody else's
 -- ARGV[2] token       str     names this attempt
 -- ARGV[3..] message   msgpack [event and actor, id, level, claim, recorded, [field, value, ...]]; claim as for enqueue
--- Returns how many messages of the queue wait now, or -1 if it is too late, or the queue is closed, and nothing was written
--- Errors  BADARG no such level, or fields that are no pairs; nothing written
+-- Returns how many messages of the queue wait now, or -1 if it is too late and nothing was written
+-- Errors  BADARG no such level, or fields that are no pairs; CLOSED; nothing written
 -- Cost    O(log N) a message, N taken
 --@include bounds
 --@include clock
@@ -37,8 +37,11 @@ for i = 3, #ARGV do
   messages[i - 2] = message
 end
 local now = now_ms()
-if not deadline or now > deadline or redis.call("HEXISTS", KEYS[3], "closed") == 1 then
+if not deadline or now > deadline then
   return -1
+end
+if redis.call("HEXISTS", KEYS[3], "closed") == 1 then
+  return redis.error_reply("CLOSED")
 end
 
 local added = 0

@@ -15,7 +15,7 @@ from dramatiq.errors import ConnectionClosed
 from broker import StreamsBroker
 from broker.clients import derive
 from broker.embedded import EmbeddedValkey
-from broker.errors import InvalidOption
+from broker.errors import InvalidOption, QueueClosed
 from broker.event_source import Event, Source
 from broker.intake_commands import IntakeCommands
 from broker.limits import QueueDepth
@@ -295,6 +295,64 @@ def test_a_bounded_queue_bounds_the_intake(
     assert wait_for(broker, 1)[0]["payload"]["text"] == "later"
 
 
+def test_events_wait_in_their_stream_while_the_queue_is_closed(
+    broker: StreamsBroker,
+    stream: str,
+    read: Callable[[], Worker],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    listen(broker, stream)
+    post(broker, stream, "one", "two")
+    broker.commands.register(QUEUE)
+    broker.inspector.close(QUEUE)
+    read()
+
+    def warnings() -> int:
+        return sum("is closed" in record.getMessage() for record in caplog.records)
+
+    eventually(warnings, bool, what="the warning")
+    with pytest.raises(AssertionError):  # it comes once, over several looks at the queue
+        eventually(warnings, lambda n: n != 1, timeout_s=2.5)
+    (info,) = broker.inspector.intake.sources()
+    assert (info.lag, info.pending) == (2, 0)
+    broker.inspector.open(QUEUE)
+    assert [message["payload"]["text"] for message in wait_for(broker, 2)] == ["one", "two"]
+    assert broker.inspector.intake.aside() == []
+
+
+def test_events_in_hand_when_the_queue_closes_use_up_no_deliveries(
+    broker: StreamsBroker,
+    server: EmbeddedValkey,
+    new_broker: NewBroker,
+    stream: str,
+    start_worker: StartWorker,
+) -> None:
+    another = new_broker(
+        "streams", server.url, middleware=[EventIntake()], heartbeat_timeout=LEASE_MS
+    )
+    assert isinstance(another, StreamsBroker)
+    for each in (broker, another):
+        listen(each, stream)
+        start_worker(each, queues={"another"}, threads=1)
+    client: Any = broker.client
+    post(broker, stream, "open")
+    wait_for(broker, 1)
+    wait_until_acknowledged(broker, stream)
+    broker.inspector.close(QUEUE)
+    post(broker, stream, "closed")
+
+    def deliveries() -> list[int]:
+        rows = client.xpending_range(stream, "headrace", "-", "+", 10)
+        return [row["times_delivered"] for row in rows]
+
+    eventually(deliveries, lambda counts: counts == [1], what="the event in hand")
+    with pytest.raises(AssertionError):  # the lease runs out, and none of them takes it over
+        eventually(deliveries, lambda counts: counts != [1], timeout_s=4 * LEASE_MS / 1000)
+    broker.inspector.open(QUEUE)
+    assert wait_for(broker, 2)[1]["payload"]["text"] == "closed"
+    assert broker.inspector.intake.aside() == []
+
+
 class Interrupted(IntakeCommands):
     """Its acknowledgements fail until they are permitted."""
 
@@ -509,6 +567,21 @@ def test_a_range_is_replayed_once_a_name(
     assert replay(notify, stream, name="once more", start=ids[4]) == 1
     assert len(wait_for(broker, 4)) == 4
     assert {info.pending for info in broker.inspector.intake.sources()} == {0}
+
+
+def test_a_replay_into_a_closed_queue_is_refused_and_leaves_no_event_out(
+    broker: StreamsBroker, stream: str
+) -> None:
+    notify = listen(broker, stream)
+    post(broker, stream, "a", "b")
+    broker.commands.register(QUEUE)
+    broker.inspector.close(QUEUE)
+    with pytest.raises(QueueClosed):
+        replay(notify, stream, name="outage")
+    assert messages(broker) == []
+    broker.inspector.open(QUEUE)
+    assert replay(notify, stream, name="outage") == 2
+    assert len(wait_for(broker, 2)) == 2
 
 
 def test_lag_is_what_nobody_was_given_and_how_old_it_is(
