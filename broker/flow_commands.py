@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import redis
+
 from broker import clients, packing
-from broker.errors import translated
+from broker.errors import QueueClosed, translated
 from broker.keys import QueueKeys
 from broker.moving import move_letter
 from broker.outbox import Letter, Place
@@ -80,18 +82,29 @@ class FlowCommands(Runner):
     Every method raises Dramatiq's connection errors.
     """
 
-    def start(self, flow: NewFlow) -> list[Letter]:
-        """Write a flow and release its first steps; a repeat changes nothing."""
+    def start(self, flow: NewFlow, *, inner: bool = False) -> list[Letter]:
+        """Write a flow and release its first steps; a repeat changes nothing.
+
+        Raises:
+          QueueClosed: its home takes nothing more, but for what is ``inner``: started by a job.
+        """
         k = self.keys(flow.home)
         numbered = list(enumerate(flow.messages))
         while len(numbered) > _STORED_PER_CALL:
             self._store(f"{k.flow_prefix}{flow.id}:messages", numbered[:_STORED_PER_CALL])
             numbered = numbered[_STORED_PER_CALL:]
         keys = (k.flow_prefix, k.outbox, k.flow_deadlines, k.job_prefix, k.events)
-        rows = self._run(
-            *("start_flow", (*keys, k.control, k.wake, *k.ready), flow.id, flow.time_limit_ms),
-            *(flow.roots, flow.hooks, flow.about, _pack_numbered(numbered), *flow.steps),
-        )
+        about = (flow.roots, flow.hooks, flow.about, _pack_numbered(numbered), int(inner))
+        try:
+            rows = self._run(
+                *("start_flow", (*keys, k.control, k.wake, *k.ready), flow.id, flow.time_limit_ms),
+                *about,
+                *flow.steps,
+            )
+        except redis.ResponseError as error:
+            if str(error) == "CLOSED":
+                raise QueueClosed(flow.home) from None
+            raise
         return _letters(rows)
 
     def _store(self, key: str, numbered: Sequence[tuple[int, bytes]]) -> None:

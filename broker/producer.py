@@ -134,6 +134,11 @@ class Producer:
         # Its id is the token as well: a second carrier's is known, also when it has run.
         self._emitting([message], None, lambda: self._write([message], None, message.message_id))
 
+    @property
+    def inner(self) -> bool:
+        """Whether a job sends what is sent here: a closed queue takes that."""
+        return self._hooks.running > 0 or current.running()
+
     def check(self, message: Message[Any]) -> None:
         """Raise what sending the message would raise for itself; nothing is sent."""
         self._new(message)
@@ -198,8 +203,7 @@ class Producer:
             put = partial(self._commands.schedule, queue, token, delay or 0)
         else:
             put = partial(self._commands.enqueue, queue, token)
-        inner = free or current.running()  # what a job sends, a closed queue takes
-        put = partial(put, max_depth=max_depth, inner=inner)
+        put = partial(put, max_depth=max_depth, inner=free or self.inner)
         known: list[str] = []
         for part in _parts(new):
             write = partial(put, part)

@@ -55,6 +55,7 @@ def start(flow: Flow, *, broker: StreamsBroker | None = None) -> str:
 
     Raises:
       InvalidFlow, InvalidOption, MessageTooLarge: nothing was started.
+      QueueClosed: the queue of most of its messages takes nothing more; nothing was started.
       BrokerConnectionError: it may or may not have been started.
     """
     if not flow.steps:
@@ -69,7 +70,8 @@ def start(flow: Flow, *, broker: StreamsBroker | None = None) -> str:
 
     def write(new: list[NewMessage]) -> None:
         packed = [_packed(home, *row) for row in zip(messages, new, strict=True)]
-        letters = broker.flows.start(_new_flow(plan, home, correlation, packed))
+        new_flow = _new_flow(plan, home, correlation, packed)
+        letters = broker.flows.start(new_flow, inner=broker.producer.inner)
         _deliver(broker, home, letters)
 
     broker.producer.hand_over(messages, write)

@@ -5,7 +5,7 @@
 -- KEYS[3] deadlines   ZSET    flow id -> when its time is over, unix ms
 -- KEYS[4] job prefix  prefix of the records, completed with the message id
 -- KEYS[5] events      STREAM
--- KEYS[6] control     HASH    present when the queue is paused or limited
+-- KEYS[6] control     HASH    present when the queue is paused, limited or closed
 -- KEYS[7] wake        STREAM
 -- KEYS[8..] ready     STREAM  one a level, lowest first
 -- ARGV[1] id          str
@@ -14,9 +14,10 @@
 -- ARGV[4] hooks       msgpack {success: [number, ...], failure: [...], finish: [...]}
 -- ARGV[5] about       msgpack [field, value, ...] of the flow's hash
 -- ARGV[6] messages    msgpack [number, message, ...] of those that are not there yet
--- ARGV[7..] step      msgpack {kind, name, first, size, next, needs, policy, undo}
+-- ARGV[7] inner       0|1     a job starts it: a closed queue takes that
+-- ARGV[8..] step      msgpack {kind, name, first, size, next, needs, policy, undo}
 -- Returns the letters written, each {id, kind, to, body}; none when the flow is there already
--- Errors  BADARG a root without a definition; nothing written
+-- Errors  BADARG a root without a definition; CLOSED; nothing written
 -- Cost    O(steps + messages)
 --@include clock
 --@include fields
@@ -33,17 +34,20 @@ local keys = {
     return KEYS[8 + level], level
   end,
 }
-local flow, roots, steps, counted = flow_of(keys, ARGV[1]), cmsgpack.unpack(ARGV[3]), #ARGV - 6, 0
+local flow, roots, steps, counted = flow_of(keys, ARGV[1]), cmsgpack.unpack(ARGV[3]), #ARGV - 7, 0
 for _, root in ipairs(roots) do
-  if not ARGV[7 + root - 1] then
+  if not ARGV[8 + root - 1] then
     return redis.error_reply("BADARG root " .. tostring(root))
   end
 end
 if get(keys, flow, "state") then
   return keys.letters
 end
+if ARGV[7] ~= "1" and redis.call("HEXISTS", KEYS[6], "closed") == 1 then
+  return redis.error_reply("CLOSED")
+end
 for number = 1, steps do
-  put(flow, tostring(number), ARGV[7 + number - 1])
+  put(flow, tostring(number), ARGV[8 + number - 1])
   if step_of(keys, flow, number).kind == "step" then
     counted = counted + 1
   end

@@ -10,7 +10,7 @@ import pytest
 from dramatiq import Message
 from dramatiq.middleware import Retries
 
-from broker import InvalidOption, StreamsBroker
+from broker import InvalidOption, QueueClosed, StreamsBroker
 from broker.embedded import EmbeddedValkey
 from broker.flow_step import FlowOutcome
 from middleware.correlation import Correlation, correlation, current_correlation_id
@@ -64,6 +64,26 @@ class Steps:
 @pytest.fixture
 def steps(broker: StreamsBroker) -> Steps:
     return Steps()
+
+
+def test_a_closed_queue_takes_no_new_flow_but_that_of_a_job(
+    broker: StreamsBroker, steps: Steps, start_worker: StartWorker
+) -> None:
+    def flow() -> Flow:
+        return chain("late", steps.message(steps.add, 1))
+
+    @dramatiq.actor(queue_name="away")
+    def begin() -> None:
+        steps.seen.add(flows.start(flow()))
+
+    broker.commands.register("home")
+    broker.inspector.close("home")
+    with pytest.raises(QueueClosed):
+        flows.start(flow())
+    assert broker.inspector.queue("home").ready == 0
+    begin.send()
+    start_worker(broker)
+    assert flows.wait(steps.seen.next(), TIMEOUT_MS).state == "completed"
 
 
 def test_results_are_handed_on_over_queues(
