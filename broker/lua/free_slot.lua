@@ -9,7 +9,7 @@
 -- ARGV[2] most       int     slots of the key
 -- Returns the number of jobs called
 -- Errors  none of its own
--- Cost    O(log N) a job called, N scheduled or in line
+-- Cost    O(log N) a job called or found ended, N scheduled or in line
 --@include clock
 --@include wake
 --@include line

@@ -23,7 +23,7 @@
 -- Returns {started, parked, cancelled (somebody wants it to be) or stale (another delivery owns the entry), now us,
 --         due or 0, unix ms, holder of the slot or ""}
 -- Errors  none of its own
--- Cost    O(log N), N scheduled or in line; when no slot is free also O(slots)
+-- Cost    O(log N), N scheduled or in line, and as much a job found ended; when no slot is free also O(slots)
 --@include fields
 --@include wake
 --@include record

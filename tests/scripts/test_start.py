@@ -389,6 +389,20 @@ def test_a_purged_job_leaves_the_line(jobs: Jobs) -> None:
     assert message_id(handed) == "c"
 
 
+def test_a_freed_slot_calls_the_first_that_waits_behind_many_that_have_ended(jobs: Jobs) -> None:
+    commands = jobs.scripts.commands
+    first = jobs.send_and_start("a", ONE_AT_ONCE)
+    ended = [f"ended {number}" for number in range(40)]
+    for name in [*ended, "b", "c"]:
+        jobs.send_and_start(name, ONE_AT_ONCE)
+    for name in ended:
+        assert commands.cancel(QUEUE, name) == "cancelled"
+    assert jobs.free(first) == 1
+    (handed,) = jobs.scripts.take()
+    assert message_id(handed) == "b"
+    assert jobs.scripts.client.zcard(jobs.scripts.keys.slots_line("u1")) == 2
+
+
 # -- both
 
 

@@ -1,8 +1,9 @@
 -- Jobs of one key that wait, in the order in which they came: a ZSET, id -> place.
 -- A job is in at most one line, and never only there: it is scheduled as well.
 
--- From the head on, so many are looked at for one that still waits.
-local LOOKED_AT = 16
+-- From the head on, so many that have not ended are looked at for one that still waits, and so many
+-- that have ended leave the line meanwhile: some milliseconds.
+local LOOKED_AT, MOST_DROPPED = 16, 1000
 -- A line is forgotten this long (ms) after the time at which its last job should have come, and the
 -- state of a key after it has lost its meaning.
 local LINE_KEPT_MS, STATE_KEPT_MS = 3600000, 60000
@@ -27,22 +28,22 @@ end
 -- Call `each` with id, due time and place of those at the head that wait for their time, until it
 -- returns true. Who is on the way to a worker is passed over; who is gone leaves the line.
 local function each_waiting(line, scheduled, job_prefix, each)
-  local place = 0
-  for _, id in ipairs(redis.call("ZRANGE", line, 0, LOOKED_AT - 1)) do
+  local place, dropped = 0, 0
+  while place < LOOKED_AT and dropped < MOST_DROPPED do
+    local id = redis.call("ZRANGE", line, place, place)[1]
+    if not id then
+      return
+    end
     local due = redis.call("ZSCORE", scheduled, id)
-    if due then
-      if each(id, tonumber(due), place) then
-        return
-      end
-      place = place + 1
+    local known = not due and redis.call("HMGET", job_prefix .. id, "token", "state")
+    if due and each(id, tonumber(due), place) then
+      return
+    end
+    if known and (not known[1] or known[2]) then  -- purged, or at its end
+      redis.call("ZREM", line, id)
+      dropped = dropped + 1
     else
-      local record = job_prefix .. id
-      local known = redis.call("HMGET", record, "token", "state")
-      if not known[1] or known[2] then  -- purged, or at its end
-        redis.call("ZREM", line, id)
-      else
-        place = place + 1
-      end
+      place = place + 1
     end
   end
 end
