@@ -78,7 +78,9 @@ class DeadRouting:
         if not target:
             return []
         try:
-            return self._codec.encode(_notice(target, queue, settlement, bury))
+            actor = self._actors.get(target)
+            options = {} if actor is None else actor.message_with_options().options
+            return self._codec.encode(_notice(target, options, queue, settlement, bury))
         except Exception:
             self._logger.exception("Nobody is told of the death of %r.", settlement.message_id)
             return []
@@ -95,7 +97,9 @@ def forwarded(notice: Message[Any], queue: str) -> Message[Any]:
     return dataclasses.replace(notice, queue_name=queue, options=options)
 
 
-def _notice(target: str, queue: str, settlement: Settlement, bury: Bury) -> Message[None]:
+def _notice(
+    target: str, options: dict[str, Any], queue: str, settlement: Settlement, bury: Bury
+) -> Message[None]:
     told = {
         "id": settlement.message_id,
         "queue": queue,
@@ -105,7 +109,8 @@ def _notice(target: str, queue: str, settlement: Settlement, bury: Bury) -> Mess
     }
     lease = settlement.lease
     id = f"{settlement.message_id}:dead:{lease.level}:{lease.entry_id.decode()}"
-    return Message(queue, target, (told,), {}, {FORWARD: True, **_correlation(settlement)}, id)
+    options = {**options, FORWARD: True, **_correlation(settlement)}
+    return Message(queue, target, (told,), {}, options, id)
 
 
 def _correlation(settlement: Settlement) -> dict[str, str]:

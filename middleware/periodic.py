@@ -121,6 +121,7 @@ class _Clock:
             misfire=timing.misfire,
             misfire_limit=timing.misfire_limit,
             overlap=timing.overlap,
+            options=actor.message_with_options().options,  # the version of its payload
         )
 
 

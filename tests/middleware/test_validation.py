@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import dramatiq
@@ -15,6 +16,7 @@ from broker import InvalidOption, StreamsBroker
 from broker.dead_letter import DeadLetter
 from broker.embedded import EmbeddedValkey
 from middleware.payload import InvalidPayload, Payload, RuleBroken
+from middleware.periodic import Periodic, cron
 from middleware.validation import ValidatedActor, Validation
 from tests.conftest import NewBroker, StartWorker
 from tests.contract.recording import Seen
@@ -176,6 +178,43 @@ def test_an_old_message_that_fails_stays_as_old_as_it_was(
     letter = the_letter(streams)
     assert letter.message is not None
     assert letter.message.args == (OLD,)
+
+
+def test_a_notice_of_a_death_has_the_version_of_its_actor(
+    streams: StreamsBroker, start_worker: StartWorker, seen: Seen
+) -> None:
+    @dramatiq.actor(queue_name="notices", actor_class=ValidatedActor, version=2, upcasters={})
+    def tell(notice: dict[str, Any]) -> None:
+        seen.add(notice["id"])
+
+    @dramatiq.actor(queue_name=QUEUE, max_retries=0, on_dead=tell)
+    def fail() -> None:
+        raise LookupError("no such user")
+
+    sent = fail.send()
+    start_worker(streams)
+    assert seen.next() == sent.message_id
+
+
+def test_a_fire_has_the_version_of_its_actor(
+    streams: StreamsBroker, start_worker: StartWorker, seen: Seen
+) -> None:
+    streams.add_middleware(Periodic())
+
+    @dramatiq.actor(
+        queue_name=QUEUE,
+        actor_class=ValidatedActor,
+        version=2,
+        upcasters={},
+        periodic=cron("* * * * *"),
+    )
+    def report(days: int = 7) -> None:
+        seen.add(days)
+
+    periodic: Any = report.options["periodic"]
+    periodic.validate(datetime.now(UTC))  # as periodiq's command line does
+    start_worker(streams)
+    assert seen.next() == 7
 
 
 def test_a_message_says_its_version(streams: StreamsBroker, seen: Seen) -> None:
