@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -26,7 +26,9 @@ _decode = msgspec.json.Decoder(Schedule).decode
 class Schedules:
     """The schedules of a namespace, those that code declares and those added at run time.
 
-    A name stands for one schedule of the namespace. Schedulers see changes within five seconds.
+    A name stands for one schedule of the namespace. When its actor has moved to another queue, what
+    was declared before lies in the old one still, and may be fired there by code of before: what
+    is done by the name is done to both. Schedulers see changes within five seconds.
     """
 
     def __init__(self, broker: StreamsBroker, commands: ScheduleCommands) -> None:
@@ -39,13 +41,26 @@ class Schedules:
         return sorted(found, key=lambda info: (info.schedule.name, info.schedule.queue))
 
     def get(self, name: str) -> ScheduleInfo:
-        """The schedule of this name.
+        """The schedule of this name; of several that of its actor's queue, or who fired last.
 
         Raises:
           UnknownSchedule: there is none.
         """
-        queue = self._queue(name)
-        return next(info for info in self._of(queue) if info.schedule.name == name)
+
+        def standing(found: tuple[ScheduleInfo, Kept]) -> tuple[bool, int]:
+            schedule, kept = found[0].schedule, found[1]
+            actor = self._broker.actors.get(schedule.actor)
+            return actor is not None and actor.queue_name == schedule.queue, kept.mark_ms
+
+        found = [
+            (_info(kept, now_ms), kept)
+            for now_ms, rows in map(self._commands.look, self._queues())
+            for kept in rows
+            if kept.name == name
+        ]
+        if not found:
+            raise _unknown(name)
+        return max(found, key=standing)[0]
 
     def add(
         self,
@@ -120,18 +135,19 @@ class Schedules:
         Raises:
           UnknownSchedule: there is none.
         """
-        self._commands.remove(self._queue(name), name)
+        for queue in self._named(name):
+            self._commands.remove(queue, name)
 
     def pause(self, name: str) -> bool:
         """Fire it no more; False if it was paused already. Raises as :meth:`get`."""
-        return bool(_there(name, self._commands.pause(self._queue(name), name)))
+        return self._each(name, self._commands.pause)
 
     def resume(self, name: str) -> bool:
         """Fire it again; the times in between are not made up for. False if it was not paused.
 
         Raises as :meth:`get`.
         """
-        return bool(_there(name, self._commands.resume(self._queue(name), name)))
+        return self._each(name, self._commands.resume)
 
     def run_now(self, name: str) -> Message[Any]:
         """Enqueue its message at once, beside its fires: paused or not, whatever still runs.
@@ -144,11 +160,21 @@ class Schedules:
     def _queues(self) -> Iterable[str]:
         return sorted({*self._broker.inspector.queues(), *self._broker.queues})
 
-    def _queue(self, name: str) -> str:
-        for queue in self._queues():
-            if any(kept.name == name for kept in self._commands.look(queue)[1]):
-                return queue
-        raise UnknownSchedule("name", name, "must be that of a schedule")
+    def _each(self, name: str, do: Callable[[str, str], bool | None]) -> bool:
+        changed = [do(queue, name) for queue in self._named(name)]
+        if all(each is None for each in changed):
+            raise _unknown(name)
+        return any(changed)
+
+    def _named(self, name: str) -> tuple[str, ...]:
+        queues = tuple(
+            queue
+            for queue in self._queues()
+            if any(kept.name == name for kept in self._commands.look(queue)[1])
+        )
+        if not queues:
+            raise _unknown(name)
+        return queues
 
     def _of(self, queue: str) -> Iterator[ScheduleInfo]:
         now_ms, rows = self._commands.look(queue)
@@ -172,10 +198,8 @@ def decode(definition: bytes) -> Schedule:
     return _decode(definition)
 
 
-def _there(name: str, changed: bool | None) -> bool:
-    if changed is None:
-        raise UnknownSchedule("name", name, "must be that of a schedule")
-    return changed
+def _unknown(name: str) -> UnknownSchedule:
+    return UnknownSchedule("name", name, "must be that of a schedule")
 
 
 def _info(kept: Kept, now_ms: int) -> ScheduleInfo:

@@ -109,6 +109,28 @@ def test_a_name_stands_for_one_schedule_of_all_queues(schedules: Schedules) -> N
         schedules.add("daily", "send", "@daily")
 
 
+@pytest.mark.parametrize("before", ["a-queue", "z-queue"])
+def test_what_is_done_to_a_schedule_whose_actor_has_moved_is_done_in_both_queues(
+    schedules: Schedules, before: str
+) -> None:
+    for queue in (before, QUEUE):
+        declared = Schedule(name="daily", queue=queue, actor="write", cron="@daily", args=("x",))
+        schedules.put(declared, declared=True)
+
+    def paused() -> list[bool]:
+        return [info.paused for info in schedules.list()]
+
+    assert schedules.pause("daily")
+    assert paused() == [True, True]
+    assert not schedules.pause("daily")
+    assert schedules.resume("daily")
+    assert paused() == [False, False]
+    assert schedules.get("daily").schedule.queue == QUEUE
+    assert schedules.run_now("daily").queue_name == QUEUE
+    schedules.remove("daily")
+    assert schedules.list() == []
+
+
 def test_a_pause_ends_without_making_up_for_what_it_left_out(
     schedules: Schedules, broker: StreamsBroker
 ) -> None:
