@@ -38,8 +38,13 @@ class RecordCommands(Runner):
             *(k.scheduled, k.scheduled_messages, k.dedup, k.job_prefix, k.events),
             *(k.recent("cancelled"), k.control, k.wake, k.outbox, k.lapsing, *k.ready),
         )
-        reply: bytes = self._run("cancel", keys, message_id, cancel_channel(self.namespace))
-        return reply.decode()
+        outcome, line, due_ms = self._run(
+            "cancel", keys, message_id, cancel_channel(self.namespace)
+        )
+        if line:
+            keys = (line.decode(), k.scheduled, k.wake, k.job_prefix)
+            self._run("leave_line", keys, message_id, due_ms)
+        return str(outcome.decode())
 
     def promote(self, queue: str, message_id: str) -> bool:
         """Let a scheduled message run now; False if it is not scheduled."""

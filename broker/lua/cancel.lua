@@ -13,8 +13,9 @@
 -- KEYS[11..] ready    STREAM  one a level, lowest first
 -- ARGV[1] id          str     of the message
 -- ARGV[2] channel     str     on which workers hear of it
--- Returns cancelled, requested (it runs), ended (before this), or unknown; also for a step of a flow that keeps no
---         record, of which nobody knows where it lies: whoever runs it is asked to end it
+-- Returns {what, line, due}: cancelled, requested (it runs), ended (before this) or unknown, also for a step of a flow
+--         that keeps no record, of which nobody knows where it lies: whoever runs it is asked to end it; the
+--         line in which it waits for a key or "", when it would have come, unix ms, or 0: it is in that line still
 -- Errors  none of its own
 -- Cost    O(log N), N scheduled or pending
 --@include clock
@@ -25,11 +26,11 @@
 --@include located
 local id, job_prefix = ARGV[1], KEYS[4]
 local record = job_prefix .. id
-local prior = redis.call("HMGET", record, "token", "state", "entry", "flow")
+local prior = redis.call("HMGET", record, "token", "state", "entry", "line", "flow")
 if not prior[1] then
-  return "unknown"
+  return { "unknown", "", 0 }
 elseif prior[2] then
-  return "ended"
+  return { "ended", "", 0 }
 end
 local keys = {
   dedup = KEYS[3], lapsing = KEYS[10], job_prefix = job_prefix, events = KEYS[5], recent = KEYS[6],
@@ -42,12 +43,14 @@ local function finish_as_cancelled(fields)
   tell_flow(keys, place, "cancelled", "", "cancelled")
 end
 
-if redis.call("ZREM", KEYS[1], id) == 1 then
+local due = redis.call("ZSCORE", KEYS[1], id)
+if due then
+  redis.call("ZREM", KEYS[1], id)
   local ok, fields = pcall(cmsgpack.unpack, redis.call("HGET", KEYS[2], id) or "")
   redis.call("HDEL", KEYS[2], id)
   finish_as_cancelled(ok and type(fields) == "table" and fields or {})
   if redis.call("HEXISTS", record, "state") == 1 then
-    return "cancelled"
+    return { "cancelled", prior[4] or "", tonumber(due) }
   end
   -- Another copy of it waits or runs.
 end
@@ -57,21 +60,21 @@ local function request()
   redis.call("HSET", record, "cancel", "1")
 end
 
-if prior[4] and not prior[3] then
+if prior[5] and not prior[3] then
   request()
-  return "unknown"
+  return { "unknown", "", 0 }
 end
 
 local ready, entry, found, delivery = located(prior[3], function(level) return KEYS[11 + level] end)
 if not found then
-  return "unknown"
+  return { "unknown", "", 0 }
 end
 if delivery and delivery[2] ~= "~released" then
   request()
-  return "requested"
+  return { "requested", "", 0 }
 end
 finish_as_cancelled(found[2])
 redis.pcall("XACK", ready, "workers", entry)
 redis.call("XDEL", ready, entry)
 signal_if_gated(KEYS[7], KEYS[8], 1)
-return "cancelled"
+return { "cancelled", prior[4] or "", 0 }

@@ -49,6 +49,10 @@ if not delivery or delivery[2] ~= ARGV[4] or delivery[4] ~= deliveries then
 end
 
 if redis.call("HEXISTS", job_prefix .. id, "cancel") == 1 then
+  for _, line in ipairs({ KEYS[7], KEYS[10] }) do
+    signals = signals + (leave_line(line, scheduled, job_prefix, id, now) and 1 or 0)
+  end
+  signal(wake, signals)
   return { "cancelled", now_us, 0, "" }
 end
 
@@ -99,6 +103,9 @@ local function park_until(due, line)
   end
   if line then
     keep_for(line, due - now + LINE_KEPT_MS)
+    if redis.call("EXISTS", job_prefix .. id) == 1 then
+      redis.call("HSET", job_prefix .. id, "line", line)  -- for who cancels it
+    end
   end
   signal(wake, signals)
   return { "parked", now_us, due, "" }

@@ -245,6 +245,52 @@ def test_a_failed_attempt_ends_that_count(jobs: Jobs) -> None:
     assert b"unsettled" not in scripts.record("b")
 
 
+@pytest.mark.parametrize("order", [1, -1], ids=["from the head on", "towards the head"])
+def test_who_comes_after_cancelled_jobs_comes_in_the_place_of_the_first(
+    jobs: Jobs, order: int
+) -> None:
+    jobs.send_and_start("a", BY_RATE)
+    first, *others = [jobs.send_and_start(name, BY_RATE) for name in "bcdef"]
+    for name in "bcd"[::order]:
+        assert jobs.scripts.commands.cancel(QUEUE, name) == "cancelled"
+    assert jobs.due("e") == first.due_ms
+    assert jobs.due("f") == others[-1].due_ms  # when e starts, it is told
+    assert jobs.scripts.client.zrange(jobs.scripts.keys.rate_line("u1"), 0, -1) == [b"e", b"f"]
+
+
+def test_a_cancelled_job_behind_others_moves_nobody(jobs: Jobs) -> None:
+    jobs.send_and_start("a", BY_RATE)
+    parked = {name: jobs.send_and_start(name, BY_RATE).due_ms for name in "bcd"}
+    assert jobs.scripts.commands.cancel(QUEUE, "c") == "cancelled"
+    assert (jobs.due("b"), jobs.due("d")) == (parked["b"], parked["d"])
+
+
+def test_a_job_that_is_cancelled_when_its_time_has_come_lets_the_next_one_come(jobs: Jobs) -> None:
+    scripts = jobs.scripts
+    jobs.send_and_start("a", BY_RATE)
+    jobs.send_and_start("b", BY_RATE)
+    last = jobs.send_and_start("c", BY_RATE)
+    handed = jobs.bring_back("b")
+    scripts.client.hset(scripts.keys.job_prefix + "b", "cancel", "1")
+    assert jobs.start(handed, BY_RATE).turn is Turn.CANCELLED
+    assert (jobs.due("c") or 0) < last.due_ms
+
+
+def test_a_job_that_is_cancelled_on_its_way_lets_the_next_one_come(jobs: Jobs) -> None:
+    scripts = jobs.scripts
+    jobs.send_and_start("a", BY_RATE)
+    scripts.enqueue(scripts.new("b", recorded=True))
+    jobs.start(scripts.take()[0], BY_RATE)
+    last = jobs.send_and_start("c", BY_RATE)
+    scripts.schedule("before", delay_ms=0)
+    scripts.client.zadd(scripts.keys.scheduled, {"before": 0, "b": 1})
+    (handed,) = scripts.take(1)
+    assert message_id(handed) == "before"
+    assert jobs.due("b") is None
+    assert scripts.commands.cancel(QUEUE, "b") == "cancelled"
+    assert (jobs.due("c") or 0) < last.due_ms
+
+
 def test_the_state_of_a_key_expires(jobs: Jobs) -> None:
     for name in "ab":
         jobs.send_and_start(name, BY_RATE)

@@ -47,3 +47,19 @@ local function each_waiting(line, scheduled, job_prefix, each)
     end
   end
 end
+
+-- A job that was cancelled leaves its line, and who is the first then comes when it would have come.
+-- Returns whether that is sooner than before.
+local function leave_line(line, scheduled, job_prefix, id, due)
+  local sooner = false
+  if redis.call("ZREM", line, id) == 1 then
+    each_waiting(line, scheduled, job_prefix, function(waiting, was_due, place)
+      if place == 0 and due < was_due then
+        redis.call("ZADD", scheduled, due, waiting)
+        sooner = true
+      end
+      return true
+    end)
+  end
+  return sooner
+end
