@@ -11,7 +11,7 @@ import redis
 
 from broker import packing
 from broker.delivery import Lease
-from broker.errors import QueueClosed, QueueFull
+from broker.errors import queue_refusal
 from broker.keys import GROUP, QueueKeys
 from broker.letter_commands import LetterCommands
 from broker.limit_commands import LimitCommands
@@ -195,11 +195,8 @@ class Commands(RecordCommands, LetterCommands, LimitCommands, NoticeCommands, Op
         try:
             known = self._run(name, keys, *args)
         except redis.ResponseError as error:
-            refusal, _, depth = str(error).partition(" ")
-            if refusal == "CLOSED":
-                raise QueueClosed(queue) from None
-            if refusal == "FULL":
-                raise QueueFull(queue, int(depth), max_depth) from None
+            if (refusal := queue_refusal(error, queue, max_depth)) is not None:
+                raise refusal from None
             raise
         return [id.decode() for id in known]
 

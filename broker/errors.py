@@ -90,6 +90,16 @@ class QueueClosed(HeadraceError):
         self.queue = queue
 
 
+def queue_refusal(
+    error: redis.ResponseError, queue: str, max_depth: int = 0
+) -> QueueClosed | QueueFull | None:
+    """What a script says of a queue that takes nothing; None if it says something else."""
+    word, _, depth = str(error).partition(" ")
+    if word == "CLOSED":
+        return QueueClosed(queue)
+    return QueueFull(queue, int(depth), max_depth) if word == "FULL" else None
+
+
 class NotRedriven(HeadraceError):
     """Dead letters stay where they are: they have more fields than a script can write.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import redis
 
 from broker import clients, packing
-from broker.errors import QueueClosed, translated
+from broker.errors import queue_refusal, translated
 from broker.keys import QueueKeys
 from broker.moving import move_letter
 from broker.outbox import Letter, Place
@@ -102,8 +102,8 @@ class FlowCommands(Runner):
                 *flow.steps,
             )
         except redis.ResponseError as error:
-            if str(error) == "CLOSED":
-                raise QueueClosed(flow.home) from None
+            if (refusal := queue_refusal(error, flow.home)) is not None:
+                raise refusal from None
             raise
         return _letters(rows)
 

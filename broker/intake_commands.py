@@ -10,7 +10,7 @@ import redis
 
 from broker import packing
 from broker.direct import direct, pipeline
-from broker.errors import QueueClosed, translated
+from broker.errors import queue_refusal, translated
 from broker.event_source import (
     Aside,
     Event,
@@ -238,8 +238,8 @@ class IntakeCommands:
         try:
             waiting = int(self._run("take_events", keys, deadline_ms, token, *packed))
         except redis.ResponseError as error:
-            if str(error) == "CLOSED":
-                raise QueueClosed(queue) from None
+            if (refusal := queue_refusal(error, queue)) is not None:
+                raise refusal from None
             raise
         return None if waiting < 0 else waiting
 

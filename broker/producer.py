@@ -20,6 +20,7 @@ from broker import current, entry
 from broker.checks import check_int, check_json, check_text, check_unicode
 from broker.clock import LONGEST_DELAY_MS
 from broker.dead_routing import forwarded
+from broker.delivery import Delivery
 from broker.errors import InvalidOption, MessageTooLarge
 from broker.in_flight import InFlight
 from broker.new_message import NewMessage
@@ -181,10 +182,14 @@ class Producer:
     def _note_successors(self, messages: list[Message[Any]]) -> None:
         """What this process runs may end: its successor is written."""
         for message in messages:
-            here = self._in_flight.get(message.queue_name)
-            held = None if here is None else here.holds(message.message_id)
+            held = self._held(message)
             if held is not None:
                 held.requeued = True
+
+    def _held(self, message: Message[Any]) -> Delivery | None:
+        """The delivery of this message's id that this process runs, if it does."""
+        here = self._in_flight.get(message.queue_name)
+        return None if here is None else here.holds(message.message_id)
 
     def _write(
         self, messages: list[Message[Any]], delay: int | None, token: str | None = None
@@ -227,15 +232,13 @@ class Producer:
         self._registered.add(queue)
 
     def _new(self, message: Message[Any]) -> NewMessage:
-        here = self._in_flight.get(message.queue_name)
         _check(message)
-        held = None if here is None else here.holds(message.message_id)
         return NewMessage(
             message.message_id,
             message.actor_name,
             self._options.level(message),
             self._options.claim(message),
-            held is not None,
+            self._held(message) is not None,
             self._options.recorded(message),
             self.encode(message),
         )

@@ -61,7 +61,7 @@ class Application:
             found = getattr(importlib.import_module(module), attribute or "broker", None)
         except (HeadraceError, BrokerConnectionError):
             raise  # it has a status of its own
-        except Exception as error:
+        except Exception as error:  # a module may raise anything while it is imported
             rule = f"can't be imported ({type(error).__name__}: {error})"
             raise SettingsError("--app", name, rule) from error
         if not isinstance(found, StreamsBroker):

@@ -71,7 +71,9 @@ def show(
         out.print(table)
     else:
         for number, row in enumerate(cells):
-            out.print(*[""] * bool(number), _pairs(zip(columns, row, strict=True)), sep="\n")
+            if number:
+                out.print()
+            out.print(_pairs(zip(columns, row, strict=True)))
 
 
 def _fits(columns: Sequence[str], rows: Sequence[Sequence[Text]], width: int) -> bool:

@@ -59,7 +59,7 @@ def test_a_delivery_that_was_acknowledged_can_be_sent_again(streams: StreamsBrok
     streams.enqueue(message(1))
     consumer, delivery = taken(streams)
     consumer.ack(delivery)
-    streams.enqueue(delivery)  # type: ignore[arg-type]
+    streams.enqueue(delivery)  # type: ignore[arg-type]  # as Dramatiq's Retries does
     _, again = taken(streams)
     assert again.args == (1,)
 
@@ -70,7 +70,7 @@ class SendsAgain(Middleware):
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         if "second" not in message.options:
             message.options["second"] = True
-            broker.enqueue(message, delay=1)  # type: ignore[arg-type]
+            broker.enqueue(message, delay=1)  # type: ignore[arg-type]  # as Retries does
             message.fail()
             raise SkipMessage
 
@@ -155,7 +155,9 @@ def test_no_worker_of_a_process_takes_what_another_one_of_it_runs(
     other = dramatiq.actor(queue_name="other", broker=idle, actor_name="other")(seen.add)
     start_worker(idle).stop()
     worker = start_worker(idle)
-    keeper = idle.worker._threads.keeper  # type: ignore[attr-defined]
+    assert isinstance(idle, StreamsBroker)
+    assert idle.worker._threads is not None
+    keeper = idle.worker._threads.keeper  # nothing public tells that it has looked
     eventually(lambda: keeper._released_for, lambda queues: "work" in queues)
     other.send("looked")
     assert seen.next() == "looked"

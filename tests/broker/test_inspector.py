@@ -10,6 +10,13 @@ from tests.conftest import NewBroker, StartWorker
 from tests.waiting import eventually
 
 
+def add_consumer(broker: StreamsBroker, client: redis.Redis, name: str) -> None:
+    """As a worker leaves one that nobody has reaped."""
+    stream = broker.commands.keys("mail").ready[0]
+    client.xgroup_create(stream, "workers", "0", mkstream=True)
+    client.xgroup_createconsumer(stream, "workers", name)
+
+
 def test_a_worker_is_live_until_it_stops(
     server: EmbeddedValkey, new_broker: NewBroker, start_worker: StartWorker
 ) -> None:
@@ -30,9 +37,7 @@ def test_a_consumer_is_live_while_the_server_hears_of_it(
 ) -> None:
     broker = new_broker("streams", server.url)
     assert isinstance(broker, StreamsBroker)
-    stream = broker.commands.keys("mail").ready[0]
-    client.xgroup_create(stream, "workers", "0", mkstream=True)
-    client.xgroup_createconsumer(stream, "workers", "killed")
+    add_consumer(broker, client, "killed")
     live = broker.inspector.live_consumers
     assert live("mail", 60_000) == 1, "nobody has reaped it"
     eventually(lambda: live("mail", 50), lambda count: count == 0, what="no live consumer")
@@ -43,9 +48,7 @@ def test_what_was_handed_back_is_no_consumer(
 ) -> None:
     broker = new_broker("streams", server.url)
     assert isinstance(broker, StreamsBroker)
-    stream = broker.commands.keys("mail").ready[0]
-    client.xgroup_create(stream, "workers", "0", mkstream=True)
-    client.xgroup_createconsumer(stream, "workers", "~released")
+    add_consumer(broker, client, "~released")
     assert broker.inspector.live_consumers("mail", 60_000) == 0
 
 
